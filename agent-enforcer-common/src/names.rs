@@ -1,0 +1,76 @@
+//! Names of kernel programs, maps and globals. The kernel shows the first 15 characters.
+
+/// cgroup `connect4`.
+pub const CONNECT4: &str = "ae_connect4";
+/// cgroup `connect6`.
+pub const CONNECT6: &str = "ae_connect6";
+/// cgroup `sendmsg4`.
+pub const SENDMSG4: &str = "ae_sendmsg4";
+/// cgroup `sendmsg6`.
+pub const SENDMSG6: &str = "ae_sendmsg6";
+/// cgroup `sock_create`.
+pub const SOCK_CREATE: &str = "ae_sock_create";
+/// cgroup `skb/egress`.
+pub const EGRESS: &str = "ae_egress";
+/// cgroup `sock_ops`.
+pub const SOCK_OPS: &str = "ae_sock_ops";
+/// Raw tracepoint `sched_process_fork`.
+pub const FORK: &str = "ae_fork";
+/// Raw tracepoint `sched_process_exec`.
+pub const EXEC: &str = "ae_exec";
+/// Raw tracepoint `sched_process_exit`.
+pub const EXIT: &str = "ae_exit";
+/// Raw tracepoint `cgroup_attach_task`.
+pub const CGROUP_ATTACH: &str = "ae_cgrp_attach";
+/// Raw tracepoint `cgroup_mkdir`.
+pub const CGROUP_MKDIR: &str = "ae_cgrp_mkdir";
+/// Raw tracepoint `cgroup_rmdir`.
+pub const CGROUP_RMDIR: &str = "ae_cgrp_rmdir";
+
+/// Thread group id -> `ProcessTag`.
+pub const PROCS: &str = "AE_PROCS";
+/// Bitmap of processes that found no room in `PROCS`.
+pub const UNTRACKED: &str = "AE_UNTRACKED";
+/// `InstanceId` -> `InstanceState`.
+pub const INSTANCES: &str = "AE_INSTANCES";
+/// `ExecId` -> `Identity`.
+pub const IDENTITIES: &str = "AE_IDENTITIES";
+/// `AgentId` -> `AgentProfile`.
+pub const PROFILES: &str = "AE_PROFILES";
+/// `VerdictKey` -> `Verdict`.
+pub const VERDICTS: &str = "AE_VERDICTS";
+/// `PrefixKey` -> `PortTable`.
+pub const PREFIXES: &str = "AE_PREFIXES";
+/// Socket -> `SocketTag`.
+pub const TAGS: &str = "AE_TAGS";
+/// Records for the daemon.
+pub const RING: &str = "AE_RING";
+/// `StateWord` -> `u64`.
+pub const STATE: &str = "AE_STATE";
+/// `Reason` -> `u64`, per CPU.
+pub const REASONS: &str = "AE_REASONS";
+/// `Counter` -> `u64`, per CPU.
+pub const COUNTERS: &str = "AE_COUNTERS";
+/// `CgroupKey` -> `TermSet`.
+pub const CGROUPS: &str = "AE_CGROUPS";
+/// `UserKey` -> `TermSet`.
+pub const USERS: &str = "AE_USERS";
+/// `ExecutableKey` -> `TermSet`.
+pub const EXECUTABLES: &str = "AE_EXECUTABLES";
+/// Slot x `PATTERN_LIMIT` + position -> `CgroupPattern`.
+pub const PATTERNS: &str = "AE_PATTERNS";
+/// Slot -> `SelectorDefaults`.
+pub const DEFAULTS: &str = "AE_DEFAULTS";
+/// Per-CPU working space of the cgroup path comparison.
+pub const SCRATCH: &str = "AE_SCRATCH";
+
+/// Global: `Offsets`.
+pub const OFFSETS: &str = "OFFSETS";
+/// Global: `Limits`.
+pub const LIMITS: &str = "LIMITS";
+
+/// Every map, in the order of this file.
+pub const MAPS: &[&str] = &[
+    PROCS, UNTRACKED, INSTANCES, IDENTITIES, PROFILES, VERDICTS, PREFIXES, TAGS, RING, STATE,
+    REASONS, COUNTERS, CGROUPS, USERS, EXECUTABLES, PATTERNS, DEFAULTS, SCRATCH,
+];

@@ -1,0 +1,127 @@
+//! Why a call was allowed, denied or stalled: one list for kernel counters, events, CLI and docs.
+//!
+//! Append-only: values are on the wire, in pinned maps and in people's SIEM rules.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $value:literal => $word:literal, $remedy:literal;)+) => {
+        /// One cause, one word.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Reason {
+            $($(#[$doc])* $name = $value,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The reason of a number from the wire; `None` for a number of a newer version.
+            pub const fn from_raw(raw: u16) -> Option<Self> {
+                match raw {
+                    $($value => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
+
+            /// The word used in counters, events, the CLI and the docs.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)+
+                }
+            }
+
+            /// What a person can do about it.
+            pub const fn remedy(self) -> &'static str {
+                match self {
+                    $(Self::$name => $remedy,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Nothing was decided.
+    None = 0 => "none", "nothing to do";
+    /// The tool is standing for the agent.
+    AllowedStanding = 1 => "allowed_standing", "nothing to do";
+    /// A live grant covers the tool.
+    AllowedGrant = 2 => "allowed_grant", "nothing to do";
+    /// The agent is in audit mode; the call went through although it would have been denied.
+    Audited = 3 => "audited", "set `mode: enforce` once the audit events are as wished";
+    /// The call waits for its decision.
+    Stalled = 4 => "stalled", "see `agent-enforcer pending`, then `agent-enforcer grant issue`";
+
+    /// The destination belongs to no tool of the policy.
+    NoTool = 16 => "no_tool", "name the destination in a tool of the policy";
+    /// The destination's tool is not in the agent's approved set.
+    ToolNotApproved = 17 => "tool_not_approved", "add the tool to the agent's `tools`";
+    /// The tool is approved but there is no grant for it.
+    NoGrant = 18 => "no_grant", "`agent-enforcer grant issue`, or make the tool `standing`";
+    /// The only grants that cover the tool begin later.
+    GrantNotYetValid = 19 => "grant_not_yet_valid", "wait for the grant's not-before, or issue another";
+    /// The only grants that cover the tool have ended.
+    GrantExpired = 20 => "grant_expired", "issue a new grant";
+    /// The only grants that cover the tool were revoked.
+    GrantRevoked = 21 => "grant_revoked", "ask whoever revoked it; issue a new grant";
+    /// The only grants that cover the tool have no uses left.
+    GrantUsedUp = 22 => "grant_used_up", "issue a new grant, or one with more uses";
+    /// No grant came within the agent's stall limit.
+    StallTimeout = 23 => "stall_timeout", "issue the grant sooner, or raise `stall_limit`";
+    /// The agent is not in the policy in force.
+    AgentUnknown = 24 => "agent_unknown", "put the agent back into the policy, or stop its processes";
+
+    /// The process's identity could not be established.
+    IdentityUnverified = 32 => "identity_unverified", "see the daemon's log for the process and the file";
+    /// The executable's digest is not the one the policy demands.
+    DigestMismatch = 33 => "digest_mismatch", "reinstall the executable, or update `unix:sha256:` in the policy";
+    /// The executable in /proc is not the one the kernel recorded at exec.
+    ExecutableMismatch = 34 => "executable_mismatch", "treat the process as compromised";
+
+    /// The daemon is not answering (its heartbeat is stale).
+    DaemonDown = 48 => "daemon_down", "`systemctl start agent-enforcer`; see `agent-enforcer doctor`";
+    /// The ring buffer to the daemon is full.
+    RingFull = 49 => "ring_full", "lower the load; see `agent-enforcer status` for lost records";
+    /// Too many calls are pending for the instance or in all.
+    PendingLimit = 50 => "pending_limit", "decide what is pending; see `agent-enforcer pending`";
+    /// The instance asks too often.
+    RateLimited = 51 => "rate_limited", "find out why the agent tries so many destinations";
+    /// The process table was full when the process was forked.
+    ProcessTableFull = 52 => "process_table_full", "raise `--max-processes`, restart the agent";
+    /// The socket could not be tagged (out of memory).
+    TagFailed = 53 => "tag_failed", "raise the memory limit of the agent's cgroup";
+    /// An error inside a kernel program or the daemon.
+    Internal = 54 => "internal", "report it with `agent-enforcer doctor --output json`";
+
+    /// Family, type or protocol of the socket is not in the allow-list.
+    ProtocolNotAllowed = 64 => "protocol_not_allowed", "use TCP or UDP";
+    /// The packet carries a source route or routing header.
+    SourceRoute = 65 => "source_route", "send without IP options and routing headers";
+    /// The packet could not be parsed.
+    MalformedPacket = 66 => "malformed_packet", "find out what the agent sends";
+}
+
+impl Reason {
+    /// Length of counter arrays indexed by a reason's number.
+    pub const SLOTS: u32 = 128;
+
+    /// The number on the wire.
+    pub const fn raw(self) -> u16 {
+        self as u16
+    }
+}
+
+#[cfg(all(test, feature = "user"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_unique_and_numbers_fit_the_counters() {
+        let words: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.word()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+        for &reason in Reason::ALL {
+            assert!(u32::from(reason.raw()) < Reason::SLOTS);
+            assert_eq!(Reason::from_raw(reason.raw()), Some(reason));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What the kernel side tells the daemon through the ring buffer.
+//!
+//! Every record begins with its kind and its size, so that a daemon can refuse what it does not
+//! know. A record that finds no room is counted (see `Counter`), never silently lost.
+
+use crate::{
+    destination::Destination,
+    id::{AgentId, ExecId, GrantId, InstanceId, RequestId, ToolId},
+};
+
+/// Kinds of records. Append-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RecordKind {
+    /// A question: the call waits for its answer. A [`CallRecord`].
+    Request = 1,
+    /// A call was denied without asking. A [`CallRecord`].
+    Denied = 2,
+    /// A call was allowed without asking. A [`CallRecord`].
+    Allowed = 3,
+    /// A call of an agent in audit mode went through, although it would be denied. A [`CallRecord`].
+    Audited = 4,
+    /// A process was recognised as an agent's: a new instance. A [`ProcessRecord`].
+    Classified = 5,
+    /// An agent's process executed a program. A [`ProcessRecord`].
+    Executed = 6,
+    /// The last process of an instance exited. A [`ProcessRecord`].
+    InstanceEnded = 7,
+    /// A table of the kernel side is full. A [`ProcessRecord`].
+    TableFull = 8,
+}
+
+impl RecordKind {
+    /// The kind of a number from the ring.
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Request),
+            2 => Some(Self::Denied),
+            3 => Some(Self::Allowed),
+            4 => Some(Self::Audited),
+            5 => Some(Self::Classified),
+            6 => Some(Self::Executed),
+            7 => Some(Self::InstanceEnded),
+            8 => Some(Self::TableFull),
+            _ => None,
+        }
+    }
+}
+
+/// Where the call was seen. Append-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Hook {
+    /// cgroup `connect4` / `connect6`.
+    Connect = 1,
+    /// cgroup `sendmsg4` / `sendmsg6`.
+    Sendmsg = 2,
+    /// cgroup `sock_create`.
+    SocketCreate = 3,
+    /// cgroup `skb/egress`.
+    Egress = 4,
+}
+
+impl Hook {
+    /// The hook of a number from the ring.
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Connect),
+            2 => Some(Self::Sendmsg),
+            3 => Some(Self::SocketCreate),
+            4 => Some(Self::Egress),
+            _ => None,
+        }
+    }
+}
+
+/// [`CallRecord::flags`]: the flow was admitted before and is decided again.
+pub const CALL_LIVE_FLOW: u8 = 1;
+
+/// First bytes of every record.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RecordHeader {
+    /// [`RecordKind`].
+    pub kind: u32,
+    /// Bytes of the whole record.
+    pub size: u32,
+    /// When, ns of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+}
+
+/// The process behind a record.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct ProcessFacts {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The program image.
+    pub exec: ExecId,
+    /// Start of the thread group leader, ns of `CLOCK_BOOTTIME`.
+    pub start_ns: u64,
+    /// Inode number of the executable, as recorded at exec.
+    pub exe_inode: u64,
+    /// Cgroup id of the process, 0 where the hook does not know it.
+    pub cgroup: u64,
+    /// Kernel device number of the executable, as recorded at exec.
+    pub exe_device: u32,
+    /// The agent.
+    pub agent: AgentId,
+    /// Thread group id in the initial pid namespace.
+    pub tgid: u32,
+    /// Thread id in the initial pid namespace, 0 where the hook does not know it.
+    pub tid: u32,
+    /// Real user id in the initial user namespace.
+    pub uid: u32,
+    /// Real group id in the initial user namespace.
+    pub gid: u32,
+    /// Name of the thread as it chose it: never used for identity.
+    pub comm: [u8; 16],
+}
+
+/// A record about a call or a packet.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct CallRecord {
+    /// Kind, size and time.
+    pub header: RecordHeader,
+    /// The process.
+    pub process: ProcessFacts,
+    /// Where the call goes.
+    pub destination: Destination,
+    /// The question's number; none for anything but a request.
+    pub request: RequestId,
+    /// The socket's cookie, unique until the host restarts.
+    pub socket_cookie: u64,
+    /// Cookie of the network namespace; 0 where the kernel does not tell.
+    pub netns_cookie: u64,
+    /// The generation in force when the call was judged.
+    pub generation: u64,
+    /// The grant that the verdict or the flow has, or none.
+    pub grant: GrantId,
+    /// The tool that the verdict or the flow has, or none.
+    pub tool: ToolId,
+    /// [`crate::reason::Reason`].
+    pub reason: u16,
+    /// [`Hook`].
+    pub hook: u8,
+    /// `CALL_*`.
+    pub flags: u8,
+}
+
+/// A record about a process.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ProcessRecord {
+    /// Kind, size and time.
+    pub header: RecordHeader,
+    /// The process.
+    pub process: ProcessFacts,
+}
+
+/// Per-CPU counters beside the one per reason. Append-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Counter {
+    /// Questions asked.
+    Requests = 0,
+    /// Questions answered while the call waited in the hook.
+    AnsweredInHook = 1,
+    /// Calls that went on to be held.
+    Held = 2,
+    /// Deny records that found no room in the ring.
+    LostDenied = 3,
+    /// Allow records that found no room in the ring.
+    LostAllowed = 4,
+    /// Audit records that found no room in the ring.
+    LostAudited = 5,
+    /// Process records that found no room in the ring.
+    LostProcess = 6,
+    /// Processes that found no room in the process table.
+    ProcessTableFull = 7,
+    /// Cgroups that found no room in the table of matched cgroups.
+    CgroupTableFull = 8,
+}
+
+impl Counter {
+    /// Length of the counter array.
+    pub const SLOTS: u32 = 16;
+}
+
+const _: () = {
+    assert!(size_of::<RecordHeader>() == 16);
+    assert!(size_of::<ProcessFacts>() == 80);
+    assert!(size_of::<CallRecord>() == 168);
+    assert!(size_of::<ProcessRecord>() == 96);
+};
+crate::plain_data!(RecordHeader, ProcessFacts, CallRecord, ProcessRecord);

@@ -1,0 +1,1 @@
+//! The control API: the only place that knows the wire format.

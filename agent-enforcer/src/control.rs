@@ -1,0 +1,274 @@
+//! What operators can ask of the running daemon, in domain words.
+//!
+//! In: commands of the control API. Out: views of the state. The API layer converts these to and
+//! from the wire; the engine implements [`Control`]. Nothing here knows about gRPC or the kernel.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+/// A boxed future of a control call.
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + Send + 'a>>;
+
+/// Why a command was refused. The message names the remedy.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ControlError {
+    /// The command names something that is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The command makes no sense as given.
+    #[error("{0}")]
+    Invalid(String),
+    /// The daemon can't do it now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The daemon failed.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Every control command.
+pub trait Control: Send + Sync + 'static {
+    /// State of the daemon and the kernel side.
+    fn status(&self) -> Reply<'_, Status>;
+    /// Agents of the policy and their live instances.
+    fn agents(&self) -> Reply<'_, Vec<AgentView>>;
+    /// The policy in force, as YAML.
+    fn policy_show(&self) -> Reply<'_, PolicyView>;
+    /// Read the policy directory again and put it in force; on error nothing changes.
+    fn policy_reload(&self) -> Reply<'_, PolicyView>;
+    /// Issue a grant; durable and in force when this returns.
+    fn grant_issue(&self, spec: GrantSpec) -> Reply<'_, GrantView>;
+    /// All grants, ended ones too.
+    fn grant_list(&self) -> Reply<'_, Vec<GrantView>>;
+    /// Revoke a grant (`g-42`); durable and in force when this returns.
+    fn grant_revoke(&self, grant: String, reason: String) -> Reply<'_, GrantView>;
+    /// Calls that wait for a decision.
+    fn pending(&self) -> Reply<'_, Vec<PendingView>>;
+    /// What would be decided for a process and a destination, and why.
+    fn explain(&self, question: ExplainQuestion) -> Reply<'_, Explanation>;
+    /// The newest events, and those to come: one JSON line each, as in the events file.
+    fn events(&self) -> Reply<'_, EventFeed>;
+    /// End enforcement: detach every program, remove every pin, stop the daemon.
+    fn detach(&self, reason: String) -> Reply<'_, ()>;
+}
+
+/// See [`Control::status`].
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Since when it runs.
+    pub started: SystemTime,
+    /// `cgroup` or `cgroup+lsm`.
+    pub plane: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// The generation in force.
+    pub generation: u64,
+    /// Agents in the policy.
+    pub agents: usize,
+    /// Live instances.
+    pub instances: usize,
+    /// Live processes of agents.
+    pub processes: usize,
+    /// Calls that wait for a decision.
+    pub pending: usize,
+    /// Grants in force.
+    pub grants: usize,
+    /// Kernel counter of each reason that is not 0, by its word.
+    pub reasons: BTreeMap<String, u64>,
+    /// Further kernel and daemon counters by name, 0 included.
+    pub counters: BTreeMap<String, u64>,
+    /// Programs attached, by name.
+    pub programs: Vec<String>,
+    /// What is not as it should be; empty when all is well.
+    pub problems: Vec<String>,
+}
+
+/// See [`Control::agents`].
+#[derive(Debug, Clone, Serialize)]
+pub struct AgentView {
+    /// Name.
+    pub name: String,
+    /// Owner.
+    pub owner: String,
+    /// Purpose.
+    pub purpose: String,
+    /// `enforce` or `audit`.
+    pub mode: String,
+    /// Approved tools.
+    pub tools: Vec<String>,
+    /// Those usable without a grant.
+    pub standing: Vec<String>,
+    /// Live instances.
+    pub instances: Vec<InstanceView>,
+}
+
+/// A live instance.
+#[derive(Debug, Clone, Serialize)]
+pub struct InstanceView {
+    /// `i-1a2b`.
+    pub id: String,
+    /// Process that was recognised first.
+    pub pid: u32,
+    /// Its executable.
+    pub exe: PathBuf,
+    /// Digest of its executable, hex; empty where unknown.
+    pub sha256: String,
+    /// Since when.
+    pub started: SystemTime,
+    /// Live processes.
+    pub processes: usize,
+}
+
+/// See [`Control::policy_show`].
+#[derive(Debug, Clone, Serialize)]
+pub struct PolicyView {
+    /// The generation in force.
+    pub generation: u64,
+    /// Directory that it came from.
+    pub directory: PathBuf,
+    /// The policy in its normal form, one document.
+    pub yaml: String,
+}
+
+/// See [`Control::grant_issue`].
+#[derive(Debug, Clone)]
+pub struct GrantSpec {
+    /// Agent, by name; exactly one of `agent` and `instance` is set.
+    pub agent: Option<String>,
+    /// Instance, `i-1a2b`.
+    pub instance: Option<String>,
+    /// Tools, by name; at least one.
+    pub tools: Vec<String>,
+    /// On whose behalf the agent acts.
+    pub principal: String,
+    /// For which task.
+    pub task: String,
+    /// Why it is granted.
+    pub reason: String,
+    /// From when; `None` is now.
+    pub not_before: Option<SystemTime>,
+    /// How long from its beginning.
+    pub lifetime: Duration,
+    /// How many calls it admits; `None` is any number.
+    pub max_uses: Option<u32>,
+}
+
+/// A grant as it stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct GrantView {
+    /// `g-42`.
+    pub id: String,
+    /// Agent, by name.
+    pub agent: String,
+    /// Instance, where the grant is for one only.
+    pub instance: Option<String>,
+    /// Tools, by name.
+    pub tools: Vec<String>,
+    /// On whose behalf.
+    pub principal: String,
+    /// For which task.
+    pub task: String,
+    /// Why.
+    pub reason: String,
+    /// When it was issued.
+    pub issued: SystemTime,
+    /// From when.
+    pub not_before: SystemTime,
+    /// Until when.
+    pub expires: SystemTime,
+    /// How many calls it admits.
+    pub max_uses: Option<u32>,
+    /// How many it has admitted (counted only where `max_uses` is set).
+    pub uses: u32,
+    /// `live`, `not_yet_valid`, `expired`, `revoked` or `used_up`.
+    pub state: String,
+}
+
+/// See [`Control::pending`].
+#[derive(Debug, Clone, Serialize)]
+pub struct PendingView {
+    /// Number of the oldest question.
+    pub request: u64,
+    /// Agent, by name.
+    pub agent: String,
+    /// `i-1a2b`.
+    pub instance: String,
+    /// Process.
+    pub pid: u32,
+    /// Its executable.
+    pub exe: PathBuf,
+    /// `192.0.2.1:443/tcp`.
+    pub destination: String,
+    /// Tool, by name.
+    pub tool: Option<String>,
+    /// What it waits for, a reason's word.
+    pub reason: String,
+    /// Since when.
+    pub since: SystemTime,
+    /// When it will be denied.
+    pub until: SystemTime,
+    /// Calls that this one answer is for.
+    pub calls: usize,
+}
+
+/// See [`Control::explain`].
+#[derive(Debug, Clone)]
+pub struct ExplainQuestion {
+    /// The process.
+    pub pid: u32,
+    /// The destination.
+    pub to: SocketAddr,
+    /// `IPPROTO_*`.
+    pub protocol: u8,
+}
+
+/// The answer of [`Control::explain`].
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// `allowed`, `denied`, `stalled`, or `not_an_agent`.
+    pub outcome: String,
+    /// A reason's word.
+    pub reason: String,
+    /// What can be done about it.
+    pub remedy: String,
+    /// Agent, by name.
+    pub agent: Option<String>,
+    /// Instance.
+    pub instance: Option<String>,
+    /// Destination in its canonical form.
+    pub destination: String,
+    /// Each step of the decision: what was asked, what was found, whether it holds.
+    pub steps: Vec<ExplainStep>,
+}
+
+/// One step of an [`Explanation`].
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainStep {
+    /// What was asked: `agent`, `identity`, `tool`, `approved`, `grant`, `kernel`.
+    pub question: String,
+    /// What was found.
+    pub found: String,
+    /// Whether it speaks for the call.
+    pub holds: bool,
+}
+
+/// See [`Control::events`].
+pub struct EventFeed {
+    /// The newest events, oldest first; one JSON line each, without the newline.
+    pub recent: Vec<String>,
+    /// Those to come.
+    pub live: broadcast::Receiver<String>,
+}

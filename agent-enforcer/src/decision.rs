@@ -1,0 +1,156 @@
+//! The words of one decision: who asked, for what, what was decided and why.
+//!
+//! In: facts from the resolver. Out: the same values for verdicts, events and the control API.
+//! Nothing here does I/O.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use agent_enforcer_common::{
+    destination::Destination,
+    id::{ExecId, Generation, GrantId, InstanceId},
+    reason::Reason,
+    record::Hook,
+};
+use serde::{Serialize, Serializer};
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It went ahead.
+    Allowed,
+    /// It failed, or its packets were dropped.
+    Denied,
+    /// It went ahead although it would have been denied (`mode: audit`).
+    Audited,
+    /// It waits.
+    Stalled,
+}
+
+/// SHA-256 of a file's content.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sha256Digest(pub [u8; 32]);
+
+impl fmt::Display for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for Sha256Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One step of a process's ancestry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ancestor {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Executable, empty where it could not be read.
+    pub exe: PathBuf,
+}
+
+/// The attested facts about a process: nothing in it was chosen by the process, but `comm`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Thread group id in the initial pid namespace.
+    pub pid: u32,
+    /// Start, ns of `CLOCK_BOOTTIME`.
+    pub start_ns: u64,
+    /// The program image.
+    pub exec: ExecId,
+    /// Executable as the kernel names it; `None` where the process was gone before it was read.
+    pub exe: Option<PathBuf>,
+    /// Digest of the executable's content; `None` where it could not be read.
+    pub sha256: Option<Sha256Digest>,
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Cgroup v2 path, as in /proc/PID/cgroup; empty where unknown.
+    pub cgroup: String,
+    /// The systemd unit that the cgroup belongs to.
+    pub unit: Option<String>,
+    /// Name of the process as it chose it: for people, never for a decision.
+    pub comm: String,
+    /// Parent first, up to pid 1.
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// The grant behind a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantRef {
+    /// Its id.
+    pub id: GrantId,
+    /// On whose behalf.
+    pub principal: String,
+    /// For which task.
+    pub task: String,
+}
+
+/// One decided (or stalled) call: what an event is made of.
+#[derive(Clone, Debug)]
+pub struct CallDecision {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: Reason,
+    /// In audit mode: why it would have been denied.
+    pub audited_reason: Option<Reason>,
+    /// When the kernel saw the call, ns of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+    /// How long the caller waited for the answer, ns.
+    pub stalled_ns: u64,
+    /// Name of the agent.
+    pub agent: Arc<str>,
+    /// Owner of the agent.
+    pub owner: Arc<str>,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The process.
+    pub process: Arc<Process>,
+    /// Where the call went.
+    pub destination: Destination,
+    /// The tool that the destination belongs to.
+    pub tool: Option<Arc<str>>,
+    /// The grant.
+    pub grant: Option<Arc<GrantRef>>,
+    /// The hook that saw it.
+    pub hook: Hook,
+    /// Cookie of the socket.
+    pub socket_cookie: u64,
+    /// Cookie of the network namespace, 0 where the kernel does not tell.
+    pub netns_cookie: u64,
+    /// The generation that it was decided in.
+    pub generation: Generation,
+}
+
+/// How people write an instance: `i-1a2b`.
+pub fn instance_name(instance: InstanceId) -> String {
+    format!("i-{:x}", instance.get())
+}
+
+/// The inverse of [`instance_name`].
+pub fn parse_instance(text: &str) -> Option<InstanceId> {
+    let raw = u64::from_str_radix(text.strip_prefix("i-")?, 16).ok()?;
+    (raw != 0).then_some(InstanceId::new(raw))
+}
+
+/// How people write a grant: `g-42`.
+pub fn grant_name(grant: GrantId) -> String {
+    format!("g-{}", grant.get())
+}
+
+/// The inverse of [`grant_name`].
+pub fn parse_grant(text: &str) -> Option<GrantId> {
+    let raw = text.strip_prefix("g-")?.parse().ok()?;
+    (raw != 0).then_some(GrantId::new(raw))
+}
