@@ -23,8 +23,6 @@ pub struct Offsets {
     pub mm_exe_file: u32,
     /// `cred.uid`
     pub cred_uid: u32,
-    /// `cred.gid`
-    pub cred_gid: u32,
     /// `signal_struct.live`
     pub signal_live: u32,
     /// `css_set.dfl_cgrp`
@@ -59,8 +57,8 @@ pub struct Offsets {
     pub sock_sk_socket: u32,
     /// `socket.file`
     pub socket_file: u32,
-    /// Unused.
-    pub _pad: u32,
+    /// `kernfs_node.name`
+    pub kernfs_node_name: u32,
 }
 
 /// Limits and budgets. Set before load.
@@ -116,7 +114,7 @@ impl StateWord {
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 28 * 4);
+    assert!(size_of::<Offsets>() == 27 * 4);
     assert!(size_of::<Limits>() == 24);
     assert!(size_of::<AgentProfile>() == 8);
 };

@@ -64,6 +64,11 @@ impl Destination {
         Self { address: octets, scope, port, protocol, _pad: 0 }
     }
 
+    /// For a record about a socket or packet that goes nowhere yet.
+    pub const fn without_peer(protocol: u8) -> Self {
+        Self { address: [0; 16], scope: 0, port: 0, protocol, _pad: 0 }
+    }
+
     /// The address bytes, IPv4 as IPv4-mapped.
     #[inline(always)]
     pub const fn address(&self) -> [u8; 16] {

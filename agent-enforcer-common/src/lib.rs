@@ -14,6 +14,7 @@ pub mod destination;
 pub mod glob;
 pub mod id;
 pub mod names;
+pub mod packet;
 pub mod process;
 pub mod reason;
 pub mod record;

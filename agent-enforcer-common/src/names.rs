@@ -59,18 +59,17 @@ pub const USERS: &str = "AE_USERS";
 pub const EXECUTABLES: &str = "AE_EXECUTABLES";
 /// Slot x `PATTERN_LIMIT` + position -> `CgroupPattern`.
 pub const PATTERNS: &str = "AE_PATTERNS";
+/// Slot x `TERM_LIMIT` + term -> `AgentId`.
+pub const TERMS: &str = "AE_TERMS";
 /// Slot -> `SelectorDefaults`.
 pub const DEFAULTS: &str = "AE_DEFAULTS";
-/// Per-CPU working space of the cgroup path comparison.
-pub const SCRATCH: &str = "AE_SCRATCH";
-
 /// Global: `Offsets`.
 pub const OFFSETS: &str = "OFFSETS";
 /// Global: `Limits`.
 pub const LIMITS: &str = "LIMITS";
 
-/// Every map, in the order of this file.
+/// Every map that outlives the daemon.
 pub const MAPS: &[&str] = &[
     PROCS, UNTRACKED, INSTANCES, IDENTITIES, PROFILES, VERDICTS, PREFIXES, TAGS, RING, STATE,
-    REASONS, COUNTERS, CGROUPS, USERS, EXECUTABLES, PATTERNS, DEFAULTS, SCRATCH,
+    REASONS, COUNTERS, CGROUPS, USERS, EXECUTABLES, PATTERNS, TERMS, DEFAULTS,
 ];

@@ -37,6 +37,9 @@ impl FlowState {
     }
 }
 
+/// [`SocketTag::flags`]: the flow was allowed at some time, so it is a live one.
+pub const TAG_ADMITTED: u8 = 1;
+
 /// Value of the socket storage.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -67,8 +70,8 @@ pub struct SocketTag {
     pub reason: u16,
     /// [`FlowState`].
     pub state: u8,
-    /// Unused.
-    pub _pad: u8,
+    /// `TAG_*`.
+    pub flags: u8,
 }
 
 const _: () = assert!(size_of::<SocketTag>() == 96);

@@ -1,0 +1,203 @@
+//! Where a packet really goes: its headers, not the address that its sender named.
+//!
+//! In: a packet from its network header on. Out: its [`Destination`], or why it can't be trusted
+//! to have one: IP options and routing headers send it elsewhere than its header says, and an
+//! agent needs neither.
+
+use crate::{
+    destination::{Destination, PROTOCOL_TCP, PROTOCOL_UDP},
+    reason::Reason,
+};
+
+const NEXT_HOP_BY_HOP: u8 = 0;
+const NEXT_ROUTING: u8 = 43;
+const NEXT_DESTINATION_OPTIONS: u8 = 60;
+/// Extension headers that are followed before a packet counts as malformed.
+const EXTENSION_LIMIT: u32 = 4;
+const TCP_RESET: u8 = 0x04;
+
+/// Reads bytes of a packet.
+pub trait Load {
+    /// `N` bytes from `offset`; `None` beyond the end.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+/// What egress needs of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Its peer.
+    pub destination: Destination,
+    /// Offset of the transport header.
+    transport: u32,
+    /// Bytes of the whole packet by its IP header.
+    length: u32,
+}
+
+impl Packet {
+    /// Reads the headers. `interface` is the index of the interface it leaves by.
+    #[inline(always)]
+    pub fn parse(packet: &impl Load, interface: u32) -> Result<Self, Reason> {
+        let [first] = packet.load::<1>(0).ok_or(Reason::MalformedPacket)?;
+        match first >> 4 {
+            4 => Self::parse_v4(packet),
+            6 => Self::parse_v6(packet, interface),
+            _ => Err(Reason::MalformedPacket),
+        }
+    }
+
+    #[inline(always)]
+    fn parse_v4(packet: &impl Load) -> Result<Self, Reason> {
+        let header = packet.load::<20>(0).ok_or(Reason::MalformedPacket)?;
+        if header[0] & 0x0f != 5 {
+            return Err(Reason::SourceRoute);
+        }
+        // A fragment has no ports; the hook sees packets before the kernel cuts them.
+        if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
+            return Err(Reason::MalformedPacket);
+        }
+        let length = u32::from(u16::from_be_bytes([header[2], header[3]]));
+        let octets = [header[16], header[17], header[18], header[19]];
+        let port = port(packet, header[9], 20)?;
+        let destination = Destination::v4(octets, port, header[9]);
+        Ok(Self { destination, transport: 20, length })
+    }
+
+    #[inline(always)]
+    fn parse_v6(packet: &impl Load, interface: u32) -> Result<Self, Reason> {
+        let header = packet.load::<40>(0).ok_or(Reason::MalformedPacket)?;
+        let length = 40 + u32::from(u16::from_be_bytes([header[4], header[5]]));
+        let mut protocol = header[6];
+        let mut transport = 40;
+        let mut extension = 0;
+        while extension < EXTENSION_LIMIT {
+            match protocol {
+                NEXT_HOP_BY_HOP | NEXT_DESTINATION_OPTIONS => {
+                    let [next, words] =
+                        packet.load::<2>(transport).ok_or(Reason::MalformedPacket)?;
+                    protocol = next;
+                    transport += (u32::from(words) + 1) * 8;
+                }
+                NEXT_ROUTING => return Err(Reason::SourceRoute),
+                _ => break,
+            }
+            extension += 1;
+        }
+        let port = port(packet, protocol, transport)?;
+        let mut octets = [0; 16];
+        let mut position = 0;
+        while position < 16 {
+            octets[position] = header[24 + position];
+            position += 1;
+        }
+        let destination = Destination::v6(octets, interface, port, protocol);
+        Ok(Self { destination, transport, length })
+    }
+
+    /// Whether it is a TCP reset that carries nothing.
+    #[inline(always)]
+    pub fn is_bare_reset(&self, packet: &impl Load) -> bool {
+        if self.destination.protocol() != PROTOCOL_TCP {
+            return false;
+        }
+        match packet.load::<14>(self.transport) {
+            Some(tcp) => {
+                let header_bytes = u32::from(tcp[12] >> 4) * 4;
+                tcp[13] & TCP_RESET != 0 && self.transport + header_bytes == self.length
+            }
+            None => false,
+        }
+    }
+}
+
+#[inline(always)]
+fn port(packet: &impl Load, protocol: u8, transport: u32) -> Result<u16, Reason> {
+    match protocol {
+        PROTOCOL_TCP | PROTOCOL_UDP => packet
+            .load::<2>(transport + 2)
+            .map(u16::from_be_bytes)
+            .ok_or(Reason::MalformedPacket),
+        _ => Err(Reason::ProtocolNotAllowed),
+    }
+}
+
+#[cfg(all(test, feature = "user"))]
+mod tests {
+    use super::*;
+
+    struct Bytes<'a>(&'a [u8]);
+
+    impl Load for Bytes<'_> {
+        fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+            self.0.get(offset as usize..)?.get(..N)?.try_into().ok()
+        }
+    }
+
+    fn v4(protocol: u8) -> Vec<u8> {
+        let mut packet = vec![0; 40];
+        packet[0] = 0x45;
+        packet[3] = 40;
+        packet[9] = protocol;
+        packet[16..20].copy_from_slice(&[192, 0, 2, 7]);
+        packet[22..24].copy_from_slice(&443u16.to_be_bytes());
+        packet[32] = 0x50;
+        packet
+    }
+
+    fn v6(next: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; 40];
+        packet[0] = 0x60;
+        packet[4..6].copy_from_slice(&((next.len() - 1) as u16).to_be_bytes());
+        packet[6] = next[0];
+        packet[24] = 0xfe;
+        packet[25] = 0x80;
+        packet[39] = 9;
+        packet.extend_from_slice(&next[1..]);
+        packet
+    }
+
+    fn parsed(bytes: &[u8]) -> Result<String, Reason> {
+        Packet::parse(&Bytes(bytes), 3).map(|packet| packet.destination.to_string())
+    }
+
+    #[test]
+    fn reads_where_the_packet_goes() {
+        assert_eq!(parsed(&v4(PROTOCOL_TCP)).unwrap(), "192.0.2.7:443/tcp");
+        let udp = v6(&[PROTOCOL_UDP, 0, 0, 0, 53, 0, 8, 0, 0]);
+        assert_eq!(parsed(&udp).unwrap(), "[fe80::9%3]:53/udp");
+    }
+
+    #[test]
+    fn refuses_source_routes() {
+        let mut options = v4(PROTOCOL_TCP);
+        options[0] = 0x46;
+        assert_eq!(parsed(&options), Err(Reason::SourceRoute));
+        assert_eq!(parsed(&v6(&[NEXT_ROUTING, 17, 0, 0, 0, 0, 0, 0, 0])), Err(Reason::SourceRoute));
+        let behind = v6(&[NEXT_DESTINATION_OPTIONS, NEXT_ROUTING, 0, 0, 0, 0, 0, 0, 0, 6, 0]);
+        assert_eq!(parsed(&behind), Err(Reason::SourceRoute));
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_read() {
+        assert_eq!(parsed(&[]), Err(Reason::MalformedPacket));
+        assert_eq!(parsed(&[0x15; 40]), Err(Reason::MalformedPacket));
+        assert_eq!(parsed(&v4(PROTOCOL_TCP)[..20]), Err(Reason::MalformedPacket));
+        assert_eq!(parsed(&v4(1)), Err(Reason::ProtocolNotAllowed));
+        let mut fragment = v4(PROTOCOL_UDP);
+        fragment[7] = 1;
+        assert_eq!(parsed(&fragment), Err(Reason::MalformedPacket));
+        let endless = v6(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(parsed(&endless), Err(Reason::ProtocolNotAllowed));
+    }
+
+    #[test]
+    fn a_reset_with_data_is_not_bare() {
+        let mut reset = v4(PROTOCOL_TCP);
+        reset[33] = TCP_RESET;
+        let packet = Packet::parse(&Bytes(&reset), 0).unwrap();
+        assert!(packet.is_bare_reset(&Bytes(&reset)));
+        reset[3] = 41;
+        reset.push(b'x');
+        let packet = Packet::parse(&Bytes(&reset), 0).unwrap();
+        assert!(!packet.is_bare_reset(&Bytes(&reset)));
+    }
+}

@@ -1,0 +1,147 @@
+//! May this program image talk to this destination?
+//!
+//! Questions, in order: is its identity attested; is there an exact verdict of the generation in
+//! force; is the destination below a prefix granted to the instance or the agent. All keys are
+//! the kernel's own (image and instance numbers given at fork and exec, the address that the
+//! protocol will use), and only the daemon writes the answers. What is not answered is not
+//! allowed: the caller asks or denies.
+
+use agent_enforcer_common::{
+    id::{GrantId, ToolId},
+    reason::Reason,
+    verdict::{
+        Action, PORT_RULES, PortTable, VERDICT_FLOW_ONLY, VERDICT_ONCE, VerdictKey, agent_scope,
+        instance_scope,
+    },
+};
+
+use crate::{
+    maps::{identities, state, verdicts},
+    report::Case,
+};
+
+/// What is asked for: a verdict that admits one call must not be spent by a flow that goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    NewCall,
+    LiveFlow,
+}
+
+/// Under what a call is allowed.
+#[derive(Clone, Copy)]
+pub(crate) struct Permit {
+    pub(crate) expires_ns: u64,
+    pub(crate) grant: GrantId,
+    pub(crate) tool: ToolId,
+    /// [`Reason`], as the daemon wrote it.
+    pub(crate) reason: u16,
+}
+
+/// What a call was denied for.
+#[derive(Clone, Copy)]
+pub(crate) struct Refusal {
+    /// [`Reason`], as the daemon wrote it.
+    pub(crate) reason: u16,
+    pub(crate) grant: GrantId,
+    pub(crate) tool: ToolId,
+}
+
+impl Refusal {
+    #[inline(always)]
+    pub(crate) const fn new(reason: Reason) -> Self {
+        Self { reason: reason.raw(), grant: GrantId::NONE, tool: ToolId::NONE }
+    }
+}
+
+/// What the maps say.
+pub(crate) enum Answer {
+    Allow(Permit),
+    Deny(Refusal),
+    /// Nothing yet. `attested` tells whether at least the identity is known.
+    Unknown { attested: bool },
+}
+
+/// Looks the question up.
+#[inline(always)]
+pub(crate) fn look_up<const CURRENT: bool>(
+    case: &Case<CURRENT>,
+    purpose: Purpose,
+    now_ns: u64,
+) -> Answer {
+    let Some(identity) = identities::get(&case.tag.exec) else {
+        return Answer::Unknown { attested: false };
+    };
+    if identity.reason != Reason::None.raw() {
+        return Answer::Deny(Refusal {
+            reason: identity.reason,
+            grant: GrantId::NONE,
+            tool: ToolId::NONE,
+        });
+    }
+    let generation = state::generation();
+    let key = VerdictKey { exec: case.tag.exec, destination: case.destination };
+    if let Some(verdict) = verdicts::exact(&key, generation, now_ns) {
+        match Action::from_raw(verdict.action) {
+            Some(Action::Allow) => {
+                let once = verdict.flags & VERDICT_ONCE != 0;
+                let flow_only = verdict.flags & VERDICT_FLOW_ONLY != 0;
+                let admits = match purpose {
+                    Purpose::NewCall => !flow_only && (!once || verdicts::take(&key)),
+                    Purpose::LiveFlow => !once,
+                };
+                if admits {
+                    return Answer::Allow(Permit {
+                        expires_ns: verdict.expires_ns,
+                        grant: verdict.grant,
+                        tool: verdict.tool,
+                        reason: verdict.reason,
+                    });
+                }
+            }
+            Some(Action::Deny) => {
+                return Answer::Deny(Refusal {
+                    reason: verdict.reason,
+                    grant: verdict.grant,
+                    tool: verdict.tool,
+                });
+            }
+            None => return Answer::Deny(Refusal::new(Reason::Internal)),
+        }
+    }
+    let port = case.destination.port();
+    let permit =
+        verdicts::prefix(instance_scope(case.tag.instance), &case.destination, generation)
+            .and_then(|table| port_rule(table, port, now_ns))
+            .or_else(|| {
+                verdicts::prefix(agent_scope(case.tag.agent), &case.destination, generation)
+                    .and_then(|table| port_rule(table, port, now_ns))
+            });
+    match permit {
+        Some(permit) => Answer::Allow(permit),
+        None => Answer::Unknown { attested: true },
+    }
+}
+
+#[inline(always)]
+fn port_rule(table: &PortTable, port: u16, now_ns: u64) -> Option<Permit> {
+    let mut position = 0;
+    while position < PORT_RULES {
+        if position as u32 >= table.length {
+            return None;
+        }
+        let rule = &table.rules[position];
+        if rule.first <= port && port <= rule.last && now_ns < rule.expires_ns {
+            let reason =
+                if rule.grant.is_none() { Reason::AllowedStanding } else { Reason::AllowedGrant };
+            let reason = reason.raw();
+            return Some(Permit {
+                expires_ns: rule.expires_ns,
+                grant: rule.grant,
+                tool: rule.tool,
+                reason,
+            });
+        }
+        position += 1;
+    }
+    None
+}

@@ -1,0 +1,229 @@
+//! What the hooks of calls with an address have in common.
+
+use agent_enforcer_common::{
+    NEVER_NS,
+    config::PROFILE_AUDIT,
+    destination::{Destination, PROTOCOL_TCP, PROTOCOL_UDP},
+    id::{AgentId, GrantId, ToolId},
+    process::ProcessTag,
+    reason::Reason,
+    record::Hook,
+    tag::{FlowState, SocketTag, TAG_ADMITTED},
+};
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt},
+    programs::SockAddrContext,
+};
+
+use crate::{
+    decide::{Permit, Refusal},
+    maps::{
+        counters,
+        processes::{self, Standing},
+        profiles, state,
+        tags,
+    },
+    report::{self, Case},
+};
+
+/// `SOCK_STREAM`.
+const STREAM: u32 = 1;
+/// `SOCK_DGRAM`.
+const DATAGRAM: u32 = 2;
+const SOL_SOCKET: i32 = 1;
+const SO_MARK: i32 = 36;
+
+/// What a hook of a call does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CallOutcome {
+    /// The call goes on.
+    Pass,
+    /// The call fails with `EACCES`.
+    Deny,
+    /// The call fails with `EAGAIN`: the decision is open.
+    TryAgain,
+}
+
+/// Transport protocols that an agent may use at all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// The allow-list of (type, protocol).
+#[inline(always)]
+pub(crate) fn transport(kind: u32, protocol: u32) -> Option<Transport> {
+    if kind == STREAM && protocol == u32::from(PROTOCOL_TCP) {
+        Some(Transport::Tcp)
+    } else if kind == DATAGRAM && protocol == u32::from(PROTOCOL_UDP) {
+        Some(Transport::Udp)
+    } else {
+        None
+    }
+}
+
+/// A call of an agent's process with an address.
+pub(crate) struct Call {
+    pub(crate) case: Case<true>,
+    pub(crate) sock_addr: *mut bpf_sock_addr,
+    pub(crate) sk: *mut bpf_sock,
+    pub(crate) transport: Transport,
+}
+
+/// Sorts the caller out: strangers pass at once, and everything about an agent's call that can't
+/// be judged is denied here.
+#[inline(always)]
+pub(crate) fn open(
+    ctx: &SockAddrContext,
+    hook: Hook,
+    destination: impl FnOnce(*mut bpf_sock_addr, u8) -> Destination,
+) -> Result<Call, CallOutcome> {
+    let tgid = processes::current_tgid();
+    let standing = processes::standing(tgid);
+    if let Standing::Stranger = standing {
+        return Err(CallOutcome::Pass);
+    }
+    let sock_addr = ctx.sock_addr;
+    // SAFETY: plain fields of the context, which the verifier checks; `sk` is the call's socket.
+    let (kind, protocol, sk) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const (*sock_addr).type_),
+            core::ptr::read_volatile(&raw const (*sock_addr).protocol),
+            core::ptr::read_volatile(&raw const (*sock_addr).__bindgen_anon_1.sk),
+        )
+    };
+    let mut case = Case {
+        tag: ProcessTag::default(),
+        destination: destination(sock_addr, protocol as u8),
+        // SAFETY: the context of a socket hook (4.12).
+        socket_cookie: unsafe { bpf_get_socket_cookie(sock_addr.cast()) },
+        // SAFETY: as above (5.8).
+        netns_cookie: unsafe { bpf_get_netns_cookie(sock_addr.cast()) },
+        tgid,
+        hook,
+        flags: 0,
+    };
+    match standing {
+        Standing::Agent(tag) => case.tag = tag,
+        Standing::Stranger | Standing::Untracked => {
+            return Err(deny(&case, &Refusal::new(Reason::ProcessTableFull), false));
+        }
+    }
+    match transport(kind, protocol) {
+        Some(transport) => Ok(Call { case, sock_addr, sk, transport }),
+        None => Err(deny(&case, &Refusal::new(Reason::ProtocolNotAllowed), false)),
+    }
+}
+
+/// Denies, and tells where nobody else does. An agent in audit mode passes.
+#[inline(always)]
+pub(crate) fn deny(case: &Case<true>, refusal: &Refusal, told: bool) -> CallOutcome {
+    if is_audited(case.tag.agent) {
+        report::audited(case, refusal);
+        return CallOutcome::Pass;
+    }
+    if told {
+        counters::count_reason(refusal.reason);
+    } else {
+        report::denied(case, refusal);
+    }
+    CallOutcome::Deny
+}
+
+#[inline(always)]
+pub(crate) fn is_audited(agent: AgentId) -> bool {
+    profiles::get(&agent)
+        .is_some_and(|profile| profile.flags & PROFILE_AUDIT != 0)
+}
+
+impl Call {
+    /// The socket's tag, made where there is none; `None` when memory is short.
+    #[inline(always)]
+    pub(crate) fn tag(&self) -> Option<&'static mut SocketTag> {
+        // SAFETY: the socket of the context.
+        unsafe { tags::get_or_create(self.sk) }
+    }
+
+    /// Makes the socket this process's. Only together with a new state: a state never changes
+    /// hands.
+    #[inline(always)]
+    pub(crate) fn claim(&self, tag: &mut SocketTag) {
+        claim(tag, &self.case);
+    }
+
+    /// Sets the agent's `SO_MARK`, where its policy names one.
+    #[inline(always)]
+    pub(crate) fn mark_socket(&self) {
+        if let Some(profile) = profiles::get(&self.case.tag.agent)
+            && profile.socket_mark != 0
+        {
+            let mut mark = profile.socket_mark;
+            self.set_option(SOL_SOCKET, SO_MARK, &mut mark);
+        }
+    }
+
+    /// Sets an option of the socket; the mark and the number of retries decide nothing, so a
+    /// failure is not an error.
+    #[inline(always)]
+    pub(crate) fn set_option(&self, level: i32, option: i32, value: &mut u32) {
+        // SAFETY: the context and four bytes of this program's stack (5.8).
+        let _ = unsafe {
+            bpf_setsockopt(
+                self.sock_addr.cast(),
+                level,
+                option,
+                core::ptr::from_mut(value).cast(),
+                size_of::<u32>() as i32,
+            )
+        };
+    }
+}
+
+/// Writes who uses the socket.
+#[inline(always)]
+pub(crate) fn claim(tag: &mut SocketTag, case: &Case<true>) {
+    tag.instance = case.tag.instance;
+    tag.exec = case.tag.exec;
+    tag.agent = case.tag.agent;
+    tag.tgid = case.tgid;
+    tag.netns_cookie = case.netns_cookie;
+    tag.grant = GrantId::NONE;
+    tag.flags = 0;
+}
+
+/// Writes that a flow is allowed.
+#[inline(always)]
+pub(crate) fn admit(tag: &mut SocketTag, destination: &Destination, permit: &Permit) {
+    tag.destination = *destination;
+    tag.generation = state::generation();
+    tag.expires_ns = permit.expires_ns;
+    tag.grant = permit.grant;
+    tag.tool = permit.tool;
+    tag.reason = permit.reason;
+    tag.flags |= TAG_ADMITTED;
+    tag.state = FlowState::Allowed as u8;
+}
+
+/// Writes that a flow of an agent in audit mode goes on.
+#[inline(always)]
+pub(crate) fn watch(tag: &mut SocketTag, destination: &Destination) {
+    let permit = Permit {
+        expires_ns: NEVER_NS,
+        grant: GrantId::NONE,
+        tool: ToolId::NONE,
+        reason: Reason::Audited.raw(),
+    };
+    admit(tag, destination, &permit);
+}
+
+/// Writes that a flow waits for its decision; a live one keeps its past.
+#[inline(always)]
+pub(crate) fn hold(tag: &mut SocketTag, destination: &Destination) {
+    tag.destination = *destination;
+    tag.generation = state::generation();
+    tag.pending_since_ns = report::now_ns();
+    tag.reason = Reason::Stalled.raw();
+    tag.state = FlowState::Pending as u8;
+}

@@ -1,0 +1,181 @@
+//! Raw tracepoints `cgroup_mkdir` and `cgroup_rmdir`: a cgroup that a selector names is known
+//! before a process can be in it.
+//!
+//! The path is the kernel's own (kernel/cgroup/cgroup.c calls the tracepoint under
+//! `cgroup_mutex`). Both selector slots are kept up, so that a new set can be loaded while
+//! cgroups come and go.
+
+use core::ffi::c_void;
+
+use agent_enforcer_common::{
+    glob::{GlobState, GlobStep},
+    process::{
+        CgroupPattern, PATTERN_BYTES, PATTERN_LIMIT, PatternScope, ProcessTag, SELECTOR_SLOTS,
+        TERM_WORDS, TermSet,
+    },
+    record::{Counter, RecordKind},
+};
+use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_loop, programs::RawTracePointContext};
+
+use crate::{
+    kernel::{
+        Address,
+        cgroup::{Cgroup, copy_string},
+    },
+    maps::{
+        counters,
+        selectors::{self, PATH_BYTES, Scratch},
+    },
+    report,
+};
+
+/// Steps of one comparison; a pattern with several `**` over a long path needs some thousands.
+const STEP_LIMIT: u32 = 1 << 16;
+/// Below it users name cgroups as they like.
+const USER_SLICE: [u8; 11] = *b"/user.slice";
+
+/// `(struct cgroup *cgrp, const char *path)`
+#[inline(always)]
+pub(crate) fn mkdir(ctx: &RawTracePointContext) {
+    // SAFETY: `bpf_raw_tracepoint_args` is an array of u64.
+    let (cgroup, path) = unsafe {
+        let arguments = ctx.as_ptr().cast::<u64>();
+        (core::ptr::read_volatile(arguments), core::ptr::read_volatile(arguments.add(1)))
+    };
+    let cgroup = Cgroup::new(Address::new(cgroup));
+    if cgroup.is_v2() != Some(true) {
+        return;
+    }
+    let Some(id) = cgroup.id() else { return };
+    let Some(scratch) = selectors::scratch() else { return };
+    let Some(path_length) = copy_string(Address::new(path), &mut scratch.path) else { return };
+    let Some(name_length) = cgroup.name(&mut scratch.name) else { return };
+    scratch.path_length = path_length;
+    scratch.name_length = name_length;
+    scratch.below_user_slice = u32::from(is_below_user_slice(scratch));
+    let mut slot = 0;
+    while slot < SELECTOR_SLOTS {
+        compare(id, slot, scratch);
+        slot += 1;
+    }
+}
+
+/// `(struct cgroup *cgrp, const char *path)`
+#[inline(always)]
+pub(crate) fn rmdir(ctx: &RawTracePointContext) {
+    // SAFETY: `bpf_raw_tracepoint_args` is an array of u64.
+    let cgroup = unsafe { core::ptr::read_volatile(ctx.as_ptr().cast::<u64>()) };
+    let cgroup = Cgroup::new(Address::new(cgroup));
+    if cgroup.is_v2() != Some(true) {
+        return;
+    }
+    let Some(id) = cgroup.id() else { return };
+    let mut slot = 0;
+    while slot < SELECTOR_SLOTS {
+        selectors::forget_cgroup(id, slot);
+        slot += 1;
+    }
+}
+
+#[inline(always)]
+fn compare(id: u64, slot: u32, scratch: &mut Scratch) {
+    let Some(defaults) = selectors::defaults(slot) else { return };
+    if defaults.patterns == 0 {
+        return;
+    }
+    scratch.terms = TermSet::EMPTY;
+    scratch.slot = slot;
+    scratch.any_match = 0;
+    let patterns = if defaults.patterns < PATTERN_LIMIT { defaults.patterns } else { PATTERN_LIMIT };
+    // SAFETY: the callback has the signature that the helper demands (5.17), and no context.
+    unsafe {
+        bpf_loop(patterns, compare_one as *mut c_void, core::ptr::null_mut(), 0);
+    }
+    if scratch.any_match != 0 && selectors::set_cgroup(id, slot, &scratch.terms).is_err() {
+        counters::count(Counter::CgroupTableFull);
+        report::process(RecordKind::TableFull, 0, &ProcessTag::default());
+    }
+}
+
+#[inline(always)]
+fn is_below_user_slice(scratch: &Scratch) -> bool {
+    let mut position = 0;
+    while position < USER_SLICE.len() {
+        if scratch.path[position] != USER_SLICE[position] {
+            return false;
+        }
+        position += 1;
+    }
+    true
+}
+
+/// One pattern. Returns 0 to go on.
+extern "C" fn compare_one(turn: u64, _context: *mut c_void) -> u64 {
+    let Some(scratch) = selectors::scratch() else { return 1 };
+    let Some(pattern) = selectors::pattern(scratch.slot, turn as u32) else { return 1 };
+    if pattern.scope == PatternScope::SystemUnit as u32 && scratch.below_user_slice != 0 {
+        return 0;
+    }
+    scratch.position = turn as u32;
+    scratch.glob = GlobState::default();
+    scratch.matches = 0;
+    // SAFETY: as in `compare`.
+    unsafe {
+        bpf_loop(STEP_LIMIT, step_one as *mut c_void, core::ptr::null_mut(), 0);
+    }
+    if scratch.matches != 0 {
+        scratch.any_match = 1;
+        let mut word = 0;
+        while word < TERM_WORDS {
+            scratch.terms.words[word] |= pattern.terms.words[word];
+            word += 1;
+        }
+    }
+    0
+}
+
+/// One step of the glob. Returns 1 to stop.
+extern "C" fn step_one(_turn: u64, _context: *mut c_void) -> u64 {
+    let Some(scratch) = selectors::scratch() else { return 1 };
+    let Some(pattern) = selectors::pattern(scratch.slot, scratch.position) else { return 1 };
+    let whole_path = pattern.scope == PatternScope::Path as u32;
+    let Scratch { glob, path, name, path_length, name_length, .. } = scratch;
+    let step = glob.step(
+        |position| pattern_byte(pattern, position),
+        |position| {
+            if whole_path {
+                byte(path, *path_length, position)
+            } else {
+                byte(name, *name_length, position)
+            }
+        },
+    );
+    match step {
+        GlobStep::Again => 0,
+        GlobStep::Match => {
+            scratch.matches = 1;
+            1
+        }
+        GlobStep::Mismatch => 1,
+    }
+}
+
+#[inline(always)]
+fn pattern_byte(pattern: &CgroupPattern, position: u32) -> Option<u8> {
+    let position = position as usize;
+    if position >= pattern.length as usize || position >= PATTERN_BYTES {
+        return None;
+    }
+    Some(pattern.glob[position])
+}
+
+/// VERIFIER: the mask bounds the index; lengths are powers of two.
+#[inline(always)]
+fn byte<const N: usize>(text: &[u8; N], length: u32, position: u32) -> Option<u8> {
+    if position >= length {
+        return None;
+    }
+    Some(text[position as usize & (N - 1)])
+}
+
+const _: () = assert!(PATH_BYTES.is_power_of_two());

@@ -1,0 +1,244 @@
+//! cgroup `skb/egress`: every packet of an agent's socket, by where the packet itself goes.
+//!
+//! Questions, in order: is the socket tagged (a host's socket is not); does the packet go where
+//! the tag was decided for, in the generation in force, before its expiry. If so it passes. If
+//! not, the flow is judged again with the identity in the tag, which only the call hooks write.
+//! TCP packets are dropped with an error that the stack ignores, so it retransmits; datagrams of
+//! an open decision are lost without an error.
+
+use agent_enforcer_common::{
+    destination::{Destination, PROTOCOL_UDP},
+    id::GrantId,
+    packet::{Load, Packet},
+    process::ProcessTag,
+    record::{CALL_LIVE_FLOW, Hook},
+    tag::{FlowState, SocketTag, TAG_ADMITTED},
+};
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
+    programs::SkBuffContext,
+};
+
+use super::call;
+use crate::{
+    decide::{Answer, Purpose, Refusal, look_up},
+    judge::{Judgement, Past, Source, judge},
+    maps::{counters, processes, state, tags},
+    report::{self, Case},
+    stall::Patience,
+};
+
+/// A question that was not answered for so long is asked again, ns.
+const ASK_AGAIN_NS: u64 = 1_000_000_000;
+
+/// What the hook does with a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PacketOutcome {
+    /// It goes out.
+    Pass,
+    /// It is dropped and its sender gets an error.
+    Drop,
+    /// It is dropped as if the network had lost it.
+    Lose,
+}
+
+struct Skb(*mut __sk_buff);
+
+impl Load for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the packet of the context and N bytes of this program's stack.
+        let result = unsafe {
+            bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
+        };
+        (result == 0).then_some(bytes)
+    }
+}
+
+#[inline(always)]
+pub(crate) fn egress(ctx: &SkBuffContext) -> PacketOutcome {
+    let skb = ctx.skb.skb;
+    // SAFETY: a plain field of the context.
+    let sk: *mut bpf_sock =
+        unsafe { core::ptr::read_volatile(&raw const (*skb).__bindgen_anon_2.sk) };
+    if sk.is_null() {
+        return PacketOutcome::Pass;
+    }
+    // SAFETY: the socket of the context, just checked.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if sk.is_null() {
+        return PacketOutcome::Pass;
+    }
+    // SAFETY: as above.
+    let Some(tag) = (unsafe { tags::get(sk) }) else { return PacketOutcome::Pass };
+    // SAFETY: a plain field of the context.
+    let interface = unsafe { core::ptr::read_volatile(&raw const (*skb).ifindex) };
+    let packet = Packet::parse(&Skb(skb), interface);
+    let mut flow = Flow { skb, tag };
+    match packet {
+        Ok(packet) => flow.check(&packet),
+        Err(reason) => {
+            let case = flow.case(Destination::without_peer(0), false);
+            refuse(&case, &Refusal::new(reason), Told::No)
+        }
+    }
+}
+
+/// Whether somebody else tells of a denial.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Yes,
+    No,
+}
+
+/// A tagged socket and the packet that it sends.
+struct Flow {
+    skb: *mut __sk_buff,
+    tag: &'static mut SocketTag,
+}
+
+impl Flow {
+    #[inline(always)]
+    fn check(&mut self, packet: &Packet) -> PacketOutcome {
+        let same = self.tag.destination == packet.destination;
+        let state = if same { FlowState::from_raw(self.tag.state) } else { None };
+        let current = self.tag.generation == state::generation();
+        match state {
+            Some(FlowState::Allowed) if current && report::now_ns() < self.tag.expires_ns => {
+                PacketOutcome::Pass
+            }
+            // It ended; a new grant is for new calls.
+            Some(FlowState::Ended) => {
+                counters::count_reason(self.tag.reason);
+                if packet.is_bare_reset(&Skb(self.skb)) {
+                    PacketOutcome::Pass
+                } else {
+                    PacketOutcome::Drop
+                }
+            }
+            // A retransmission, no new call.
+            Some(FlowState::Denied) if current && !is_udp(&packet.destination) => {
+                counters::count_reason(self.tag.reason);
+                PacketOutcome::Drop
+            }
+            Some(FlowState::Fresh | FlowState::Pending | FlowState::Allowed | FlowState::Denied)
+            | None => self.rejudge(packet.destination, state),
+        }
+    }
+
+    #[inline(always)]
+    fn rejudge(&mut self, destination: Destination, state: Option<FlowState>) -> PacketOutcome {
+        let live = state.is_some() && self.tag.flags & TAG_ADMITTED != 0;
+        let pending = state == Some(FlowState::Pending);
+        let past = if live {
+            Past { purpose: Purpose::LiveFlow, grant: self.tag.grant }
+        } else {
+            Past::NONE
+        };
+        let case = self.case(destination, live);
+        let now_ns = report::now_ns();
+        if pending && now_ns.wrapping_sub(self.tag.pending_since_ns) < ASK_AGAIN_NS {
+            return match look_up(&case, past.purpose, now_ns) {
+                Answer::Allow(permit) => {
+                    call::admit(self.tag, &destination, &permit);
+                    PacketOutcome::Pass
+                }
+                Answer::Deny(refusal) => self.deny(&case, live, &refusal, Told::Yes),
+                Answer::Unknown { .. } => hold_back(&destination),
+            };
+        }
+        let patience = if is_udp(&destination) { Patience::Wait } else { Patience::Ask };
+        match judge(&case, past, patience) {
+            Judgement::Allow { permit, source } => {
+                call::admit(self.tag, &destination, &permit);
+                if source != Source::Daemon && !live && !pending {
+                    report::allowed(&case, &permit);
+                }
+                PacketOutcome::Pass
+            }
+            Judgement::Deny { refusal, source } => {
+                let told = match source {
+                    Source::Daemon => Told::Yes,
+                    Source::Map if pending => Told::Yes,
+                    Source::Map | Source::Hook => Told::No,
+                };
+                self.deny(&case, live, &refusal, told)
+            }
+            Judgement::Open => {
+                if !live {
+                    self.tag.grant = GrantId::NONE;
+                    self.tag.flags = 0;
+                }
+                call::hold(self.tag, &destination);
+                hold_back(&destination)
+            }
+            Judgement::Watched => {
+                call::watch(self.tag, &destination);
+                PacketOutcome::Pass
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn deny(
+        &mut self,
+        case: &Case<false>,
+        live: bool,
+        refusal: &Refusal,
+        told: Told,
+    ) -> PacketOutcome {
+        self.tag.destination = case.destination;
+        self.tag.generation = state::generation();
+        self.tag.reason = refusal.reason;
+        self.tag.state = if live { FlowState::Ended } else { FlowState::Denied } as u8;
+        refuse(case, refusal, told)
+    }
+
+    #[inline(always)]
+    fn case(&self, destination: Destination, live: bool) -> Case<false> {
+        let known = processes::get(self.tag.tgid).filter(|tag| tag.exec == self.tag.exec);
+        let tag = known.unwrap_or(ProcessTag {
+            instance: self.tag.instance,
+            exec: self.tag.exec,
+            start_ns: 0,
+            exe_inode: 0,
+            exe_device: 0,
+            agent: self.tag.agent,
+        });
+        Case {
+            tag,
+            destination,
+            // SAFETY: the packet of the context (4.12).
+            socket_cookie: unsafe { bpf_get_socket_cookie(self.skb.cast()) },
+            netns_cookie: self.tag.netns_cookie,
+            tgid: self.tag.tgid,
+            hook: Hook::Egress,
+            flags: if live { CALL_LIVE_FLOW } else { 0 },
+        }
+    }
+}
+
+#[inline(always)]
+fn refuse(case: &Case<false>, refusal: &Refusal, told: Told) -> PacketOutcome {
+    if call::is_audited(case.tag.agent) {
+        report::audited(case, refusal);
+        return PacketOutcome::Pass;
+    }
+    match told {
+        Told::Yes => counters::count_reason(refusal.reason),
+        Told::No => report::denied(case, refusal),
+    }
+    PacketOutcome::Drop
+}
+
+#[inline(always)]
+fn is_udp(destination: &Destination) -> bool {
+    destination.protocol() == PROTOCOL_UDP
+}
+
+#[inline(always)]
+fn hold_back(destination: &Destination) -> PacketOutcome {
+    if is_udp(destination) { PacketOutcome::Lose } else { PacketOutcome::Drop }
+}

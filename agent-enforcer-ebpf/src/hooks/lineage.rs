@@ -1,0 +1,172 @@
+//! Raw tracepoints `sched_process_fork`, `sched_process_exec`, `sched_process_exit` and
+//! `cgroup_attach_task`: who is an agent's process, from its first instruction to its last.
+//!
+//! A child carries its parent's tag before it can run (kernel/fork.c `kernel_clone` fires the
+//! tracepoint before `wake_up_new_task`). Exec keeps the tag and begins a new image. The tag goes
+//! when the last thread of the group goes. A tag that finds no room marks the process so that
+//! everything it does is denied.
+
+use agent_enforcer_common::{
+    id::{ExecId, InstanceId},
+    process::ProcessTag,
+    record::RecordKind,
+};
+use aya_ebpf::{
+    EbpfContext as _, helpers::generated::bpf_get_current_task, programs::RawTracePointContext,
+};
+
+use crate::{
+    classify::classify,
+    kernel::{
+        Address,
+        cgroup::Cgroup,
+        file::Executable,
+        task::Task,
+    },
+    maps::{
+        instances,
+        processes::{self, Standing},
+        state,
+    },
+    report,
+};
+
+/// Argument `index` of a raw tracepoint.
+#[inline(always)]
+fn argument(ctx: &RawTracePointContext, index: usize) -> u64 {
+    // SAFETY: `bpf_raw_tracepoint_args` is an array of u64; the verifier checks the index.
+    unsafe { core::ptr::read_volatile(ctx.as_ptr().cast::<u64>().add(index)) }
+}
+
+#[inline(always)]
+fn current() -> Task {
+    // SAFETY: the helper has no arguments and cannot fail.
+    Task::new(unsafe { bpf_get_current_task() })
+}
+
+/// `(struct task_struct *parent, struct task_struct *child)`
+#[inline(always)]
+pub(crate) fn fork(ctx: &RawTracePointContext) {
+    let parent = processes::current_tgid();
+    let child = Task::new(argument(ctx, 1));
+    let Some(tgid) = child.tgid() else { return };
+    if tgid == parent {
+        // A thread.
+        return;
+    }
+    match processes::standing(parent) {
+        Standing::Stranger => {
+            // A tag left under this pid would make a stranger an agent.
+            processes::remove(tgid);
+        }
+        Standing::Untracked => processes::mark_untracked(tgid),
+        Standing::Agent(tag) => {
+            let Some(start_ns) = child.start_ns() else {
+                return processes::mark_untracked(tgid);
+            };
+            let tag = ProcessTag { start_ns, ..tag };
+            if processes::insert(tgid, &tag) {
+                instances::process_added(tag.instance);
+            } else {
+                tell(RecordKind::TableFull, tgid, tag);
+            }
+        }
+    }
+}
+
+/// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
+#[inline(always)]
+pub(crate) fn exec(ctx: &RawTracePointContext) {
+    let tgid = processes::current_tgid();
+    let executable = Executable::of_binprm(Address::new(argument(ctx, 2)));
+    match processes::standing(tgid) {
+        Standing::Untracked => {}
+        Standing::Agent(tag) => {
+            let Some(executable) = executable else {
+                processes::remove(tgid);
+                return processes::mark_untracked(tgid);
+            };
+            let tag = ProcessTag {
+                exec: ExecId::new(state::next_id()),
+                exe_inode: executable.inode,
+                exe_device: executable.device,
+                ..tag
+            };
+            if processes::insert(tgid, &tag) {
+                tell(RecordKind::Executed, tgid, tag);
+            }
+        }
+        Standing::Stranger => {
+            if let Some(executable) = executable {
+                recognise(current(), tgid, None, executable);
+            }
+        }
+    }
+}
+
+/// `(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup)`
+#[inline(always)]
+pub(crate) fn cgroup_attach(ctx: &RawTracePointContext) {
+    let cgroup = Cgroup::new(Address::new(argument(ctx, 0)));
+    if cgroup.is_v2() != Some(true) {
+        return;
+    }
+    let task = Task::new(argument(ctx, 2));
+    let Some(tgid) = task.tgid() else { return };
+    let Standing::Stranger = processes::standing(tgid) else { return };
+    if let Some(executable) = task.executable() {
+        recognise(task, tgid, Some(cgroup), executable);
+    }
+}
+
+/// Begins an instance if the process is an agent's.
+#[inline(always)]
+fn recognise(task: Task, tgid: u32, cgroup: Option<Cgroup>, executable: Executable) {
+    let Some(cgroup) = cgroup.or_else(|| task.cgroup()) else { return };
+    let Some(uid) = task.uid() else { return };
+    let Some(agent) = classify(cgroup, uid, executable) else { return };
+    let Some(start_ns) = task.start_ns() else {
+        return processes::mark_untracked(tgid);
+    };
+    let tag = ProcessTag {
+        instance: InstanceId::new(state::next_id()),
+        exec: ExecId::new(state::next_id()),
+        start_ns,
+        exe_inode: executable.inode,
+        exe_device: executable.device,
+        agent,
+    };
+    if instances::begin(tag.instance, agent).is_err() {
+        processes::mark_untracked(tgid);
+        return tell(RecordKind::TableFull, tgid, tag);
+    }
+    if processes::insert(tgid, &tag) {
+        tell(RecordKind::Classified, tgid, tag);
+    } else {
+        instances::process_gone(tag.instance);
+        tell(RecordKind::TableFull, tgid, tag);
+    }
+}
+
+/// `(struct task_struct *p, ...)`
+#[inline(always)]
+pub(crate) fn exit() {
+    let tgid = processes::current_tgid();
+    if let Standing::Stranger = processes::standing(tgid) {
+        return;
+    }
+    // A group that can't be told dead keeps its tag; the fork hook removes what is left.
+    if current().group_dead() != Some(true) {
+        return;
+    }
+    if let Some(tag) = processes::remove(tgid)
+        && instances::process_gone(tag.instance)
+    {
+        tell(RecordKind::InstanceEnded, tgid, tag);
+    }
+}
+
+#[inline(always)]
+fn tell(kind: RecordKind, tgid: u32, tag: ProcessTag) {
+    report::process(kind, tgid, &tag);
+}

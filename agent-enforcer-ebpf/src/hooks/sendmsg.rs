@@ -1,0 +1,78 @@
+//! cgroup `sendmsg4` and `sendmsg6`: datagrams with an address.
+//!
+//! While the decision is open a non-blocking caller gets `EAGAIN`. A blocking one can't be made to
+//! wait on this plane: its datagram goes on and egress loses it, as networks do.
+
+use agent_enforcer_common::{reason::Reason, record::Hook, tag::FlowState};
+use aya_ebpf::programs::SockAddrContext;
+
+use super::{
+    call::{self, Call, CallOutcome},
+    connect::{destination_v4, destination_v6},
+};
+use crate::{
+    decide::Refusal,
+    judge::{Judgement, Past, Source, judge},
+    kernel::{Address, file::socket_nonblocking},
+    maps::state,
+    report,
+    stall::Patience,
+};
+
+#[inline(always)]
+pub(crate) fn sendmsg4(ctx: &SockAddrContext) -> CallOutcome {
+    match call::open(ctx, Hook::Sendmsg, destination_v4) {
+        Ok(call) => sendmsg(&call),
+        Err(outcome) => outcome,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn sendmsg6(ctx: &SockAddrContext) -> CallOutcome {
+    match call::open(ctx, Hook::Sendmsg, destination_v6) {
+        Ok(call) => sendmsg(&call),
+        Err(outcome) => outcome,
+    }
+}
+
+#[inline(always)]
+fn sendmsg(call: &Call) -> CallOutcome {
+    let Some(tag) = call.tag() else {
+        return call::deny(&call.case, &Refusal::new(Reason::TagFailed), false);
+    };
+    let destination = &call.case.destination;
+    if tag.state == FlowState::Allowed as u8
+        && tag.destination == *destination
+        && tag.exec == call.case.tag.exec
+        && tag.generation == state::generation()
+        && report::now_ns() < tag.expires_ns
+    {
+        return CallOutcome::Pass;
+    }
+    match judge(&call.case, Past::NONE, Patience::Wait) {
+        Judgement::Allow { permit, source } => {
+            call.claim(tag);
+            call::admit(tag, destination, &permit);
+            if source != Source::Daemon {
+                report::allowed(&call.case, &permit);
+            }
+        }
+        Judgement::Deny { refusal, source } => {
+            return call::deny(&call.case, &refusal, source == Source::Daemon);
+        }
+        Judgement::Open => {
+            let nonblocking = Address::of(call.sk).and_then(socket_nonblocking);
+            if nonblocking.unwrap_or(true) {
+                return CallOutcome::TryAgain;
+            }
+            call.claim(tag);
+            call::hold(tag, destination);
+        }
+        Judgement::Watched => {
+            call.claim(tag);
+            call::watch(tag, destination);
+        }
+    }
+    call.mark_socket();
+    CallOutcome::Pass
+}

@@ -1,0 +1,139 @@
+//! The kernel side of agent-enforcer: entry points, and the one match from outcome to return code.
+//!
+//! In: calls, packets and life-cycle events of every process. Out: allow, deny, or hold back, for
+//! agents' processes only. Logic never picks a return code; what is here never decides.
+
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the only way to the atomic instructions of this target")]
+
+mod atomic;
+mod classify;
+mod decide;
+mod hooks;
+mod judge;
+mod kernel;
+mod maps;
+mod report;
+mod settings;
+mod stall;
+
+use aya_ebpf::{
+    helpers::generated::bpf_set_retval,
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, raw_tracepoint, sock_ops},
+    programs::{RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+};
+use hooks::{call::CallOutcome, cgroups, connect, egress, egress::PacketOutcome, lineage, sendmsg};
+
+const EACCES: i32 = 13;
+const EAGAIN: i32 = 11;
+
+/// 0 fails the call with the value set before, 1 lets it go on (kernel/bpf/cgroup.c
+/// `bpf_prog_run_array_cg`; `bpf_set_retval` for these hooks: 6.0).
+#[inline(always)]
+fn call_code(outcome: CallOutcome) -> i32 {
+    let errno = match outcome {
+        CallOutcome::Pass => return 1,
+        CallOutcome::Deny => EACCES,
+        CallOutcome::TryAgain => EAGAIN,
+    };
+    // SAFETY: an errno, checked by the helper; where it fails the kernel's own EPERM stays.
+    let _ = unsafe { bpf_set_retval(-errno) };
+    0
+}
+
+/// Bit 0 lets the packet go, bit 1 reports congestion instead of an error
+/// (include/linux/bpf-cgroup.h `BPF_PROG_CGROUP_INET_EGRESS_RUN_ARRAY`): datagrams dropped so are
+/// lost without an error (net/ipv4/udp.c `udp_send_skb` drops `ENOBUFS`).
+#[inline(always)]
+fn packet_code(outcome: PacketOutcome) -> i32 {
+    match outcome {
+        PacketOutcome::Pass => 1,
+        PacketOutcome::Drop => 0,
+        PacketOutcome::Lose => 2,
+    }
+}
+
+#[cgroup_sock_addr(connect4)]
+fn ae_connect4(ctx: SockAddrContext) -> i32 {
+    call_code(connect::connect4(&ctx))
+}
+
+#[cgroup_sock_addr(connect6)]
+fn ae_connect6(ctx: SockAddrContext) -> i32 {
+    call_code(connect::connect6(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn ae_sendmsg4(ctx: SockAddrContext) -> i32 {
+    call_code(sendmsg::sendmsg4(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn ae_sendmsg6(ctx: SockAddrContext) -> i32 {
+    call_code(sendmsg::sendmsg6(&ctx))
+}
+
+#[cgroup_sock(sock_create)]
+fn ae_sock_create(ctx: SockContext) -> i32 {
+    call_code(hooks::sock_create::sock_create(&ctx))
+}
+
+#[cgroup_skb(egress)]
+fn ae_egress(ctx: SkBuffContext) -> i32 {
+    packet_code(egress::egress(&ctx))
+}
+
+#[sock_ops]
+fn ae_sock_ops(ctx: SockOpsContext) -> u32 {
+    hooks::sock_ops::sock_ops(&ctx);
+    1
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+fn ae_fork(ctx: RawTracePointContext) -> i32 {
+    lineage::fork(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn ae_exec(ctx: RawTracePointContext) -> i32 {
+    lineage::exec(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn ae_exit(_ctx: RawTracePointContext) -> i32 {
+    lineage::exit();
+    0
+}
+
+#[raw_tracepoint(tracepoint = "cgroup_attach_task")]
+fn ae_cgrp_attach(ctx: RawTracePointContext) -> i32 {
+    lineage::cgroup_attach(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "cgroup_mkdir")]
+fn ae_cgrp_mkdir(ctx: RawTracePointContext) -> i32 {
+    cgroups::mkdir(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "cgroup_rmdir")]
+fn ae_cgrp_rmdir(ctx: RawTracePointContext) -> i32 {
+    cgroups::rmdir(&ctx);
+    0
+}
+
+/// The helpers that a GPL-compatible program may use are needed (`bpf_probe_read_kernel`).
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here panics: the verifier would refuse the loop that a panic would be.
+    loop {}
+}

@@ -1,0 +1,177 @@
+//! Records for the daemon: what was asked, denied, allowed; which process began, changed, ended.
+//!
+//! A record that finds no room is counted. Only a question that finds no room changes what
+//! happens to the call (it is denied); an allow or deny is in force whether it was told or not.
+//! Records are written in place: the stack of a program is 512 bytes.
+
+use agent_enforcer_common::{
+    destination::Destination,
+    id::{GrantId, RequestId, ToolId},
+    process::ProcessTag,
+    record::{CallRecord, Counter, Hook, ProcessFacts, ProcessRecord, RecordHeader, RecordKind},
+};
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_uid_gid,
+        generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_boot_ns},
+    },
+    maps::ring_buf::RingBufEntry,
+};
+
+use crate::{
+    decide::{Permit, Refusal},
+    maps::{counters, processes, ring, state},
+};
+
+/// One call or packet of an agent's process. `CURRENT`: the hook runs in that process, so that
+/// its user, cgroup and name are known.
+pub(crate) struct Case<const CURRENT: bool> {
+    pub(crate) tag: ProcessTag,
+    pub(crate) destination: Destination,
+    pub(crate) socket_cookie: u64,
+    pub(crate) netns_cookie: u64,
+    pub(crate) tgid: u32,
+    pub(crate) hook: Hook,
+    pub(crate) flags: u8,
+}
+
+/// ns of `CLOCK_BOOTTIME` (5.8).
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper has no arguments and cannot fail.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+#[inline(always)]
+fn write_header<T>(header: &mut RecordHeader, kind: RecordKind) {
+    header.kind = kind as u32;
+    header.size = size_of::<T>() as u32;
+    header.time_ns = now_ns();
+}
+
+#[inline(always)]
+fn write_facts<const CURRENT: bool>(facts: &mut ProcessFacts, tgid: u32, tag: &ProcessTag) {
+    facts.instance = tag.instance;
+    facts.exec = tag.exec;
+    facts.start_ns = tag.start_ns;
+    facts.exe_inode = tag.exe_inode;
+    facts.exe_device = tag.exe_device;
+    facts.agent = tag.agent;
+    facts.tgid = tgid;
+    facts.comm = [0; 16];
+    if CURRENT {
+        let uid_gid = bpf_get_current_uid_gid();
+        facts.uid = uid_gid as u32;
+        facts.gid = (uid_gid >> 32) as u32;
+        facts.tid = processes::current_tid();
+        // SAFETY: no arguments; and the whole name of this record, which it fills or zeroes.
+        unsafe {
+            facts.cgroup = bpf_get_current_cgroup_id();
+            bpf_get_current_comm((&raw mut facts.comm).cast(), size_of_val(&facts.comm) as u32);
+        }
+    } else {
+        facts.uid = 0;
+        facts.gid = 0;
+        facts.tid = 0;
+        facts.cgroup = 0;
+    }
+}
+
+#[inline(always)]
+fn write_call<const CURRENT: bool>(
+    entry: &mut RingBufEntry<CallRecord>,
+    kind: RecordKind,
+    case: &Case<CURRENT>,
+    request: RequestId,
+    reason: u16,
+    grant: GrantId,
+    tool: ToolId,
+) {
+    // SAFETY: reserved memory of this size; every field is written before the record is submitted.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    write_header::<CallRecord>(&mut record.header, kind);
+    write_facts::<CURRENT>(&mut record.process, case.tgid, &case.tag);
+    record.destination = case.destination;
+    record.request = request;
+    record.socket_cookie = case.socket_cookie;
+    record.netns_cookie = case.netns_cookie;
+    record.generation = state::generation().get();
+    record.grant = grant;
+    record.tool = tool;
+    record.reason = reason;
+    record.hook = case.hook as u8;
+    record.flags = case.flags;
+}
+
+/// Asks the daemon; false when the ring is full.
+#[inline(always)]
+pub(crate) fn ask<const CURRENT: bool>(case: &Case<CURRENT>, grant: GrantId) -> bool {
+    let Some(mut entry) = ring::reserve::<CallRecord>() else { return false };
+    counters::count(Counter::Requests);
+    let request = RequestId::new(state::next_id());
+    write_call(&mut entry, RecordKind::Request, case, request, 0, grant, ToolId::NONE);
+    ring::submit(entry);
+    true
+}
+
+#[inline(always)]
+fn tell<const CURRENT: bool>(
+    kind: RecordKind,
+    lost: Counter,
+    case: &Case<CURRENT>,
+    reason: u16,
+    grant: GrantId,
+    tool: ToolId,
+) {
+    counters::count_reason(reason);
+    match ring::reserve::<CallRecord>() {
+        Some(mut entry) => {
+            write_call(&mut entry, kind, case, RequestId::NONE, reason, grant, tool);
+            ring::submit_later(entry);
+        }
+        None => counters::count(lost),
+    }
+}
+
+/// Tells of a call that was denied without asking.
+#[inline(always)]
+pub(crate) fn denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
+    let Refusal { reason, grant, tool } = *refusal;
+    tell(RecordKind::Denied, Counter::LostDenied, case, reason, grant, tool);
+}
+
+/// Tells of a call that would have been denied, of an agent in audit mode.
+#[inline(always)]
+pub(crate) fn audited<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
+    let Refusal { reason, grant, tool } = *refusal;
+    tell(RecordKind::Audited, Counter::LostAudited, case, reason, grant, tool);
+}
+
+/// Tells of a call that was allowed without asking.
+#[inline(always)]
+pub(crate) fn allowed<const CURRENT: bool>(case: &Case<CURRENT>, permit: &Permit) {
+    let Permit { expires_ns: _, grant, tool, reason } = *permit;
+    tell(RecordKind::Allowed, Counter::LostAllowed, case, reason, grant, tool);
+}
+
+/// Tells of a process.
+#[inline(always)]
+pub(crate) fn process(kind: RecordKind, tgid: u32, tag: &ProcessTag) {
+    let Some(mut entry) = ring::reserve::<ProcessRecord>() else {
+        return counters::count(Counter::LostProcess);
+    };
+    // SAFETY: as in `write_call`.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    write_header::<ProcessRecord>(&mut record.header, kind);
+    write_facts::<false>(&mut record.process, tgid, tag);
+    match kind {
+        // Attesting early spares the first call its wait.
+        RecordKind::Classified | RecordKind::Executed => ring::submit(entry),
+        RecordKind::Request
+        | RecordKind::Denied
+        | RecordKind::Allowed
+        | RecordKind::Audited
+        | RecordKind::InstanceEnded
+        | RecordKind::TableFull => ring::submit_later(entry),
+    }
+}

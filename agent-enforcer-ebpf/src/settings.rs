@@ -1,0 +1,59 @@
+//! What the loader set before the programs were loaded. Read-only for the verifier, so that
+//! branches on them cost nothing.
+
+use agent_enforcer_common::config::{Limits, Offsets};
+
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = Offsets {
+    task_tgid: 0,
+    task_group_leader: 0,
+    task_start_boottime: 0,
+    task_signal: 0,
+    task_cgroups: 0,
+    task_cred: 0,
+    task_mm: 0,
+    mm_exe_file: 0,
+    cred_uid: 0,
+    signal_live: 0,
+    css_set_dfl_cgrp: 0,
+    cgroup_self: 0,
+    cgroup_kn: 0,
+    cgroup_root: 0,
+    cgroup_root_hierarchy_id: 0,
+    css_parent: 0,
+    css_cgroup: 0,
+    kernfs_node_id: 0,
+    binprm_file: 0,
+    file_f_inode: 0,
+    file_f_flags: 0,
+    inode_i_ino: 0,
+    inode_i_sb: 0,
+    super_block_s_dev: 0,
+    sock_sk_socket: 0,
+    socket_file: 0,
+    kernfs_node_name: 0,
+};
+
+#[unsafe(no_mangle)]
+static LIMITS: Limits =
+    Limits { wait_turns: 0, waiters: 0, heartbeat_stale_ns: 0, requests_per_second: 0 };
+
+/// Reads one field of a global: volatile, because the loader writes it behind the compiler's back.
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a static of integers, written before the program is loaded and never after.
+        unsafe { core::ptr::read_volatile(&raw const crate::settings::offsets().$field) } as usize
+    };
+}
+pub(crate) use offset;
+
+#[inline(always)]
+pub(crate) fn offsets() -> &'static Offsets {
+    &OFFSETS
+}
+
+#[inline(always)]
+pub(crate) fn limits() -> Limits {
+    // SAFETY: as `offset!`.
+    unsafe { core::ptr::read_volatile(&raw const LIMITS) }
+}

@@ -1,0 +1,104 @@
+//! The stall: ask the daemon, and wait in the hook for the answer as long as that is cheap.
+//!
+//! What comes after the wait (holding back packets, `EAGAIN`) is the hook's business. Nothing
+//! here allows anything: an answer is looked up again in the verdict maps like any other, so it
+//! belongs to the destination and never to the pending call.
+
+use core::ffi::c_void;
+
+use agent_enforcer_common::{
+    config::StateWord, id::GrantId, reason::Reason, record::Counter, verdict::VerdictKey,
+};
+use aya_ebpf::helpers::generated::bpf_loop;
+
+use crate::{
+    decide::{Answer, Purpose, look_up},
+    maps::{counters, instances, state, verdicts},
+    report::{self, Case},
+    settings,
+};
+
+/// Whether the hook may spin for the answer: not for a packet that may be sent from a timer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    Wait,
+    Ask,
+}
+
+/// What came of asking.
+pub(crate) enum Asked {
+    /// The daemon answered.
+    Answered(Answer),
+    /// It could not be asked: the call is denied.
+    NotAsked(Reason),
+    /// The decision is open.
+    Open,
+}
+
+/// Asks.
+#[inline(always)]
+pub(crate) fn ask<const CURRENT: bool>(
+    case: &Case<CURRENT>,
+    purpose: Purpose,
+    patience: Patience,
+    grant: GrantId,
+) -> Asked {
+    let now_ns = report::now_ns();
+    if !state::daemon_alive(now_ns) {
+        return Asked::NotAsked(Reason::DaemonDown);
+    }
+    if !instances::may_ask(case.tag.instance, now_ns) {
+        return Asked::NotAsked(Reason::RateLimited);
+    }
+    if !report::ask(case, grant) {
+        return Asked::NotAsked(Reason::RingFull);
+    }
+    if patience == Patience::Ask || !wait(case) {
+        return Asked::Open;
+    }
+    match look_up(case, purpose, report::now_ns()) {
+        // Another call took an answer that admits one.
+        Answer::Unknown { .. } => Asked::Open,
+        answer => {
+            counters::count(Counter::AnsweredInHook);
+            Asked::Answered(answer)
+        }
+    }
+}
+
+struct Watch {
+    key: VerdictKey,
+    answered: bool,
+}
+
+/// Polls for the answer; false when it did not come within the budget, or when too many calls
+/// already wait (each keeps a CPU busy that the daemon may need).
+#[inline(always)]
+fn wait<const CURRENT: bool>(case: &Case<CURRENT>) -> bool {
+    let limits = settings::limits();
+    if limits.wait_turns == 0 {
+        return false;
+    }
+    let waiting = state::fetch_add(StateWord::Waiters, 1);
+    let mut watch = Watch {
+        key: VerdictKey { exec: case.tag.exec, destination: case.destination },
+        answered: false,
+    };
+    if waiting < u64::from(limits.waiters) {
+        // SAFETY: the callback has the signature that the helper demands (5.17), and `watch`
+        // outlives it.
+        unsafe {
+            bpf_loop(limits.wait_turns, watch_one as *mut c_void, (&raw mut watch).cast(), 0);
+        }
+    }
+    state::subtract(StateWord::Waiters, 1);
+    watch.answered
+}
+
+/// One look. Returns 1 to stop.
+extern "C" fn watch_one(_turn: u64, context: *mut c_void) -> u64 {
+    // SAFETY: the context is the caller's `Watch`.
+    let watch = unsafe { &mut *context.cast::<Watch>() };
+    watch.answered = verdicts::exact(&watch.key, state::generation(), 0).is_some();
+    u64::from(watch.answered)
+}

@@ -1,0 +1,8 @@
+//! The kernel side, as the daemon sees it: the only `use aya`.
+//!
+//! In: settings, tables, verdicts. Out: records, counters. Nothing here decides anything.
+
+pub mod btf;
+pub mod loader;
+pub mod maps;
+pub mod pins;

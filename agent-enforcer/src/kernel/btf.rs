@@ -1,0 +1,116 @@
+//! Offsets of kernel struct fields, from the running kernel's own BTF.
+//!
+//! In: /sys/kernel/btf/vmlinux. Out: [`Offsets`], or the name of the field that is missing.
+//! Offsets of another kernel would be wrong without any error, so none is ever assumed.
+
+use std::path::Path;
+
+use agent_enforcer_common::config::Offsets;
+use btf_rs::{Btf, Type};
+
+/// Where the kernel shows its types (5.4, `CONFIG_DEBUG_INFO_BTF`).
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Why the offsets are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// No BTF.
+    #[error("cannot read the kernel's types at {path}: {source}; a kernel with CONFIG_DEBUG_INFO_BTF=y is needed")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the reader said.
+        source: btf_rs::Error,
+    },
+    /// A struct or field is not there.
+    #[error("this kernel has no field `{field}`; report it with the output of `uname -r`")]
+    Missing {
+        /// `struct.field`
+        field: String,
+    },
+}
+
+/// The offsets of the running kernel.
+pub fn offsets() -> Result<Offsets, BtfError> {
+    offsets_from(Path::new(VMLINUX))
+}
+
+fn offsets_from(path: &Path) -> Result<Offsets, BtfError> {
+    let btf = Btf::from_file(path)
+        .map_err(|source| BtfError::Read { path: path.display().to_string(), source })?;
+    let field = |of: &str, name: &str| {
+        field_offset(&btf, of, name)
+            .ok_or_else(|| BtfError::Missing { field: format!("{of}.{name}") })
+    };
+    Ok(Offsets {
+        task_tgid: field("task_struct", "tgid")?,
+        task_group_leader: field("task_struct", "group_leader")?,
+        task_start_boottime: field("task_struct", "start_boottime")?,
+        task_signal: field("task_struct", "signal")?,
+        task_cgroups: field("task_struct", "cgroups")?,
+        task_cred: field("task_struct", "cred")?,
+        task_mm: field("task_struct", "mm")?,
+        mm_exe_file: field("mm_struct", "exe_file")?,
+        cred_uid: field("cred", "uid")?,
+        signal_live: field("signal_struct", "live")?,
+        css_set_dfl_cgrp: field("css_set", "dfl_cgrp")?,
+        cgroup_self: field("cgroup", "self")?,
+        cgroup_kn: field("cgroup", "kn")?,
+        cgroup_root: field("cgroup", "root")?,
+        cgroup_root_hierarchy_id: field("cgroup_root", "hierarchy_id")?,
+        css_parent: field("cgroup_subsys_state", "parent")?,
+        css_cgroup: field("cgroup_subsys_state", "cgroup")?,
+        kernfs_node_id: field("kernfs_node", "id")?,
+        binprm_file: field("linux_binprm", "file")?,
+        file_f_inode: field("file", "f_inode")?,
+        file_f_flags: field("file", "f_flags")?,
+        inode_i_ino: field("inode", "i_ino")?,
+        inode_i_sb: field("inode", "i_sb")?,
+        super_block_s_dev: field("super_block", "s_dev")?,
+        sock_sk_socket: field("sock", "sk_socket")?,
+        socket_file: field("socket", "file")?,
+        kernfs_node_name: field("kernfs_node", "name")?,
+    })
+}
+
+/// Offset of a field in bytes, looking into anonymous members.
+fn field_offset(btf: &Btf, of: &str, name: &str) -> Option<u32> {
+    let types = btf.resolve_types_by_name(of).ok()?;
+    types.iter().find_map(|found| member_bits(btf, found, name)).map(|bits| bits / 8)
+}
+
+fn member_bits(btf: &Btf, of: &Type, name: &str) -> Option<u32> {
+    let (Type::Struct(members) | Type::Union(members)) = of else { return None };
+    for member in &members.members {
+        let member_name = btf.resolve_name(member).unwrap_or_default();
+        if member_name == name {
+            return Some(member.bit_offset());
+        }
+        if member_name.is_empty()
+            && let Ok(inner) = btf.resolve_chained_type(member)
+            && let Some(bits) = member_bits(btf, &inner, name)
+        {
+            return Some(member.bit_offset() + bits);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_fields_inside_anonymous_members() {
+        let btf = Btf::from_file(VMLINUX).unwrap();
+        assert!(field_offset(&btf, "task_struct", "tgid").unwrap() > 0);
+        assert_eq!(field_offset(&btf, "task_struct", "no_such_field"), None);
+        assert!(offsets().is_ok());
+    }
+
+    #[test]
+    fn names_the_file_that_is_no_btf() {
+        let error = offsets_from(Path::new("/proc/self/status")).unwrap_err();
+        assert!(error.to_string().contains("/proc/self/status"), "{error}");
+    }
+}

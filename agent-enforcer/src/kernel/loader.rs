@@ -1,0 +1,272 @@
+//! Loads, attaches and pins the kernel programs, or takes over those of an earlier daemon.
+//!
+//! In: the object inside this binary, settings, a cgroup, a BPF file system. Out: programs in
+//! force and their maps. On an error nothing new is in force and what was in force still is.
+
+use std::{fs::File, path::PathBuf};
+
+use agent_enforcer_common::{config::Limits, names};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    maps::MapError,
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
+        ProgramError, RawTracePoint, SockOps,
+        links::{FdLink, LinkError, PinnedLink},
+    },
+};
+
+use super::{
+    btf::{self, BtfError},
+    maps::Maps,
+    pins::{Pins, PinsError},
+};
+
+static OBJECT: &[u8] =
+    include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-enforcer.bpf.o"));
+
+/// Why the kernel side is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Offsets unknown.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// Pins impossible.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// The object was refused.
+    #[error("the kernel refused the object: {source}; run as root, and see `agent-enforcer doctor`")]
+    Object {
+        /// What the loader said.
+        #[from]
+        source: EbpfError,
+    },
+    /// A program is missing: the binary is broken.
+    #[error("the object has no program `{name}`; reinstall agent-enforcer")]
+    NoProgram {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A map is missing: the binary is broken.
+    #[error("the object has no map `{name}`; reinstall agent-enforcer")]
+    NoMap {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A map is not what it should be.
+    #[error("map `{name}`: {source}; `agent-enforcer detach`, then start again")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong.
+        source: MapError,
+    },
+    /// A program was refused.
+    #[error("program `{name}`: {source}; see `agent-enforcer doctor`")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// What the verifier or the attach point said.
+        source: ProgramError,
+    },
+    /// A link can't be kept.
+    #[error("link of program `{name}`: {source}")]
+    Link {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        source: LinkError,
+    },
+    /// A link can't be pinned.
+    #[error("pin of program `{name}`: {source}")]
+    Pin {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        source: aya::pin::PinError,
+    },
+    /// The cgroup can't be opened.
+    #[error("cannot open the cgroup {}: {source}; give a cgroup v2 directory with --cgroup-root", path.display())]
+    Cgroup {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What is loaded, how big, and where it is put in force.
+#[derive(Debug, Clone)]
+pub struct KernelConfig {
+    /// Where pins are kept.
+    pub bpffs: PathBuf,
+    /// The cgroup v2 directory that everything is attached to; its root, outside tests.
+    pub cgroup_root: PathBuf,
+    /// Limits and budgets of the programs.
+    pub limits: Limits,
+    /// Room for processes of agents.
+    pub max_processes: u32,
+    /// Room for cached verdicts.
+    pub max_verdicts: u32,
+    /// Bytes of the ring buffer, a power of two.
+    pub ring_bytes: u32,
+}
+
+/// The kernel side, loaded.
+pub struct Kernel {
+    ebpf: Ebpf,
+    config: KernelConfig,
+    pins: Pins,
+    /// The daemon keeps its own references: a removed pin detaches nothing while it runs.
+    links: Vec<PinnedLink>,
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy)]
+enum Attach {
+    SockAddr,
+    Sock,
+    Egress,
+    SockOps,
+    Tracepoint(&'static str),
+}
+
+/// Lineage first: a process must be known before its first call is seen.
+const PROGRAMS: [(&str, Attach); 13] = [
+    (names::FORK, Attach::Tracepoint("sched_process_fork")),
+    (names::EXIT, Attach::Tracepoint("sched_process_exit")),
+    (names::CGROUP_MKDIR, Attach::Tracepoint("cgroup_mkdir")),
+    (names::CGROUP_RMDIR, Attach::Tracepoint("cgroup_rmdir")),
+    (names::EXEC, Attach::Tracepoint("sched_process_exec")),
+    (names::CGROUP_ATTACH, Attach::Tracepoint("cgroup_attach_task")),
+    (names::EGRESS, Attach::Egress),
+    (names::SOCK_OPS, Attach::SockOps),
+    (names::SOCK_CREATE, Attach::Sock),
+    (names::CONNECT4, Attach::SockAddr),
+    (names::CONNECT6, Attach::SockAddr),
+    (names::SENDMSG4, Attach::SockAddr),
+    (names::SENDMSG6, Attach::SockAddr),
+];
+
+impl Kernel {
+    /// Loads programs and maps; maps of an earlier daemon are reused. Nothing is in force yet.
+    pub fn load(config: KernelConfig) -> Result<(Self, Maps), LoadError> {
+        let offsets = btf::offsets()?;
+        let pins = Pins::new(&config.bpffs)?;
+        pins.create()?;
+        let paths: Vec<_> = names::MAPS.iter().map(|name| (*name, pins.map(name))).collect();
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global(names::OFFSETS, &offsets, true)
+            .override_global(names::LIMITS, &config.limits, true)
+            .map_max_entries(names::PROCS, config.max_processes)
+            .map_max_entries(names::VERDICTS, config.max_verdicts)
+            .map_max_entries(names::RING, config.ring_bytes);
+        for (name, path) in &paths {
+            loader.map_pin_path(*name, path);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        for (name, attach) in PROGRAMS {
+            load_program(&mut ebpf, name, attach)
+                .map_err(|source| LoadError::Program { name, source })?;
+        }
+        let maps = Maps::take(&mut ebpf)?;
+        Ok((Self { ebpf, config, pins, links: Vec::new() }, maps))
+    }
+
+    /// Whether an earlier daemon's programs are in force.
+    pub fn takes_over(&self) -> bool {
+        self.pins.in_force()
+    }
+
+    /// Puts every program in force. Links of an earlier daemon go one by one, each after its
+    /// successor is attached: for a moment both judge, and there is none without a judge.
+    pub fn attach(&mut self) -> Result<(), LoadError> {
+        let cgroup = File::open(&self.config.cgroup_root).map_err(|source| LoadError::Cgroup {
+            path: self.config.cgroup_root.clone(),
+            source,
+        })?;
+        let mut links = Vec::with_capacity(PROGRAMS.len());
+        for (name, attach) in PROGRAMS {
+            let link = attach_program(&mut self.ebpf, name, attach, &cgroup)?;
+            let next = self.pins.next_link(name);
+            // Left by a daemon that died between pin and rename.
+            let _ = std::fs::remove_file(&next);
+            links.push((name, link.pin(next).map_err(|source| LoadError::Pin { name, source })?));
+        }
+        for (name, link) in links {
+            self.pins.replace_link(name)?;
+            self.links.push(link);
+        }
+        self.pins.remove_other_versions()?;
+        Ok(())
+    }
+
+    /// Names of the programs in force.
+    pub fn programs() -> Vec<String> {
+        PROGRAMS.iter().map(|(name, _)| (*name).to_owned()).collect()
+    }
+
+    /// Ends enforcement.
+    pub fn detach(self) -> Result<(), LoadError> {
+        self.pins.remove_all()?;
+        Ok(())
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, LoadError> {
+    ebpf.program_mut(name).ok_or(LoadError::NoProgram { name })
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &str, attach: Attach) -> Result<(), ProgramError> {
+    let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
+    match attach {
+        Attach::SockAddr => <&mut CgroupSockAddr>::try_from(program)?.load(),
+        Attach::Sock => <&mut CgroupSock>::try_from(program)?.load(),
+        Attach::Egress => <&mut CgroupSkb>::try_from(program)?.load(),
+        Attach::SockOps => <&mut SockOps>::try_from(program)?.load(),
+        Attach::Tracepoint(_) => <&mut RawTracePoint>::try_from(program)?.load(),
+    }
+}
+
+/// `Single` is no flags: links always stand beside other links (kernel/bpf/cgroup.c
+/// `cgroup_bpf_link_attach`, 5.7), and `AllowMultiple` is refused.
+fn attach_program(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    attach: Attach,
+    cgroup: &File,
+) -> Result<FdLink, LoadError> {
+    const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+    let program = program(ebpf, name)?;
+    let refused = |source| LoadError::Program { name, source };
+    let kept = |source| LoadError::Link { name, source };
+    match attach {
+        Attach::SockAddr => {
+            let program: &mut CgroupSockAddr = program.try_into().map_err(refused)?;
+            let id = program.attach(cgroup, MODE).map_err(refused)?;
+            program.take_link(id).map_err(refused)?.try_into().map_err(kept)
+        }
+        Attach::Sock => {
+            let program: &mut CgroupSock = program.try_into().map_err(refused)?;
+            let id = program.attach(cgroup, MODE).map_err(refused)?;
+            program.take_link(id).map_err(refused)?.try_into().map_err(kept)
+        }
+        Attach::Egress => {
+            let program: &mut CgroupSkb = program.try_into().map_err(refused)?;
+            let id =
+                program.attach(cgroup, CgroupSkbAttachType::Egress, MODE).map_err(refused)?;
+            program.take_link(id).map_err(refused)?.try_into().map_err(kept)
+        }
+        Attach::SockOps => {
+            let program: &mut SockOps = program.try_into().map_err(refused)?;
+            let id = program.attach(cgroup, MODE).map_err(refused)?;
+            program.take_link(id).map_err(refused)?.try_into().map_err(kept)
+        }
+        Attach::Tracepoint(tracepoint) => {
+            let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
+            let id = program.attach(tracepoint).map_err(refused)?;
+            Ok(program.take_link(id).map_err(refused)?.into())
+        }
+    }
+}
