@@ -1,1 +1,295 @@
 //! Decisions become events.
+//!
+//! In: [`Event`]s from the rest of the daemon, pushed into a bounded queue that never blocks.
+//! Out: OCSF 1.8.0, one JSON line per event, to a file, to syslog, and to whoever follows.
+//! Identical calls are folded with exact counts; whatever is lost on the way is counted and said
+//! in an event of its own. Nothing here decides anything, and nothing here delays a verdict.
+
+mod clock;
+mod config;
+mod counters;
+mod feed;
+mod fold;
+mod json;
+mod queue;
+mod schema;
+mod sink;
+mod stage;
+#[cfg(test)]
+mod testing;
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use agent_enforcer_common::{
+    id::{Generation, GrantId, InstanceId},
+    reason::Reason,
+};
+
+use crate::decision::{CallDecision, Outcome, Process};
+
+pub use clock::{Clock, SystemClock};
+pub use config::{EventsConfig, EventsError};
+pub use queue::EventQueue;
+pub use sink::syslog::{SyslogFacility, SyslogFacilityError, SyslogTarget, SyslogTargetError};
+pub use stage::{EventStage, start};
+
+/// Something worth evidence.
+#[derive(Debug)]
+pub enum Event {
+    /// A decided or stalled call.
+    Call(Box<CallDecision>),
+    /// Everything else.
+    Daemon(DaemonEvent),
+}
+
+/// What happened beside calls.
+#[derive(Debug)]
+pub enum DaemonEvent {
+    /// The daemon enforces.
+    Started {
+        /// Version of the daemon.
+        version: String,
+        /// The generation in force.
+        generation: Generation,
+        /// `cgroup` or `cgroup+lsm`.
+        plane: String,
+    },
+    /// The daemon ended as asked; enforcement stays.
+    Stopped,
+    /// Enforcement was ended.
+    Detached {
+        /// Why, as the operator put it.
+        reason: String,
+    },
+    /// A policy came into force.
+    PolicyLoaded {
+        /// The generation in force.
+        generation: Generation,
+        /// Directory that it came from.
+        directory: PathBuf,
+        /// Agents in it.
+        agents: usize,
+        /// Tools in it.
+        tools: usize,
+    },
+    /// A policy was refused; the one before stays in force.
+    PolicyRejected {
+        /// What is wrong with it.
+        error: String,
+    },
+    /// A grant was issued.
+    GrantIssued(GrantFacts),
+    /// A grant was revoked; its `reason` is why.
+    GrantRevoked(GrantFacts),
+    /// A grant came to its end.
+    GrantExpired(GrantFacts),
+    /// A grant has no uses left.
+    GrantUsedUp(GrantFacts),
+    /// A process was recognised as an agent's.
+    InstanceStarted(InstanceFacts),
+    /// The last process of an instance exited.
+    InstanceEnded(InstanceFacts),
+    /// A process's identity did not hold; it may not act.
+    IdentityRefused {
+        /// Name of the agent that it would be of.
+        agent: Arc<str>,
+        /// The instance.
+        instance: InstanceId,
+        /// The process.
+        process: Arc<Process>,
+        /// Why.
+        reason: Reason,
+    },
+    /// The kernel side had records that found no room in the ring. Adjacent ones add up.
+    RecordsLost {
+        /// What the records were about.
+        kind: LostRecords,
+        /// How many.
+        count: u64,
+    },
+    /// This stage could not keep events.
+    EventsLost {
+        /// What the events were about.
+        what: EventClass,
+        /// How many; folded calls count one by one.
+        count: u64,
+        /// Where they were lost.
+        why: LossCause,
+    },
+    /// A table of the kernel side is full.
+    TableFull {
+        /// Its name (`agent_enforcer_common::names`).
+        table: &'static str,
+    },
+    /// Something that a person must look at.
+    Alarm {
+        /// What is wrong.
+        what: String,
+        /// What can be done about it.
+        remedy: String,
+    },
+}
+
+impl DaemonEvent {
+    /// The word of the event: its `metadata.event_code` and its syslog MSGID.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::Stopped => "stopped",
+            Self::Detached { .. } => "detached",
+            Self::PolicyLoaded { .. } => "policy_loaded",
+            Self::PolicyRejected { .. } => "policy_rejected",
+            Self::GrantIssued(_) => "grant_issued",
+            Self::GrantRevoked(_) => "grant_revoked",
+            Self::GrantExpired(_) => "grant_expired",
+            Self::GrantUsedUp(_) => "grant_used_up",
+            Self::InstanceStarted(_) => "instance_started",
+            Self::InstanceEnded(_) => "instance_ended",
+            Self::IdentityRefused { .. } => "identity_refused",
+            Self::RecordsLost { .. } => "records_lost",
+            Self::EventsLost { .. } => "events_lost",
+            Self::TableFull { .. } => "table_full",
+            Self::Alarm { .. } => "alarm",
+        }
+    }
+}
+
+/// A grant, as its events tell it.
+#[derive(Clone, Debug)]
+pub struct GrantFacts {
+    /// Its id.
+    pub grant: GrantId,
+    /// Name of the agent.
+    pub agent: Arc<str>,
+    /// The instance, where it is for one only.
+    pub instance: Option<InstanceId>,
+    /// Tools, by name.
+    pub tools: Vec<String>,
+    /// On whose behalf.
+    pub principal: String,
+    /// For which task.
+    pub task: String,
+    /// Why it was granted, or revoked.
+    pub reason: String,
+    /// From when.
+    pub not_before: SystemTime,
+    /// Until when.
+    pub expires: SystemTime,
+}
+
+/// An instance, as its events tell it.
+#[derive(Clone, Debug)]
+pub struct InstanceFacts {
+    /// Name of the agent.
+    pub agent: Arc<str>,
+    /// Owner of the agent.
+    pub owner: Arc<str>,
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its first process at the start, its last at the end.
+    pub process: Arc<Process>,
+}
+
+/// Kinds of kernel records that can be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LostRecords {
+    /// Denied calls.
+    Denied,
+    /// Allowed calls.
+    Allowed,
+    /// Audited calls.
+    Audited,
+    /// Processes (recognised, executed, ended).
+    Process,
+}
+
+impl LostRecords {
+    /// The word in the event.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Allowed => "allowed",
+            Self::Audited => "audited",
+            Self::Process => "process",
+        }
+    }
+}
+
+/// What a lost event was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum EventClass {
+    /// An allowed call.
+    Allowed = 0,
+    /// A denied call.
+    Denied = 1,
+    /// An audited call.
+    Audited = 2,
+    /// A stalled call.
+    Stalled = 3,
+    /// A [`DaemonEvent`].
+    Daemon = 4,
+}
+
+impl EventClass {
+    /// Every class, in the order of its number.
+    pub const ALL: [Self; 5] =
+        [Self::Allowed, Self::Denied, Self::Audited, Self::Stalled, Self::Daemon];
+
+    /// The word in the event.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Audited => "audited",
+            Self::Stalled => "stalled",
+            Self::Daemon => "daemon",
+        }
+    }
+}
+
+impl From<Outcome> for EventClass {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Allowed => Self::Allowed,
+            Outcome::Denied => Self::Denied,
+            Outcome::Audited => Self::Audited,
+            Outcome::Stalled => Self::Stalled,
+        }
+    }
+}
+
+/// Where this stage lost events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LossCause {
+    /// The queue into this stage was full.
+    Queue,
+    /// The events file could not be written for longer than the backlog lasts.
+    Disk,
+    /// The last line of the file was torn when the daemon started.
+    TornLine,
+    /// A syslog receiver could not be reached for longer than its queue lasts.
+    Syslog,
+}
+
+impl LossCause {
+    /// The word in the event.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Queue => "queue_full",
+            Self::Disk => "disk",
+            Self::TornLine => "torn_line",
+            Self::Syslog => "syslog",
+        }
+    }
+
+    /// What a person can do about it.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Queue => "find out which agent floods; see the denied events before this one",
+            Self::Disk => "make room on the file system of the events file",
+            Self::TornLine => "nothing to do; the daemon was killed while it wrote",
+            Self::Syslog => "see that the syslog receiver runs and is reachable",
+        }
+    }
+}

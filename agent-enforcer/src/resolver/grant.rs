@@ -1,1 +1,172 @@
-//! Written by its issue.
+//! Grants: permission for an agent or instance to use tools, for someone, until a moment.
+//!
+//! In: a [`GrantSpec`](crate::control::GrantSpec), checked against the policy by [`check_spec`].
+//! Out: a [`Grant`], durable in the [`GrantStore`] and looked up in the [`GrantTable`]. Decisions
+//! compare `CLOCK_BOOTTIME` only: whoever sets the wall clock moves no expiry. A grant never says
+//! what is allowed on its own; the agent's approved set is asked first, on every call.
+
+mod clock;
+mod record;
+mod spec;
+mod store;
+mod store_error;
+mod table;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+pub(in crate::resolver) mod testing;
+
+use std::{sync::Arc, time::SystemTime};
+
+use agent_enforcer_common::{
+    id::{GrantId, InstanceId},
+    reason::Reason,
+};
+
+pub use clock::{BootId, ClockError, Moment};
+pub use spec::{GrantSpecError, NewGrant, check_reason, check_spec};
+pub use store::GrantStore;
+pub use store_error::GrantStoreError;
+pub use table::{GrantMatch, GrantTable, UseError};
+
+use crate::{
+    control::GrantView,
+    decision::{GrantRef, grant_name, instance_name},
+};
+
+/// Who may use a grant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GrantSubject {
+    /// Name of the agent.
+    pub agent: Arc<str>,
+    /// The one instance that may use it; `None` for every instance of the agent.
+    pub instance: Option<InstanceId>,
+}
+
+/// A grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Its id, never used for another.
+    pub id: GrantId,
+    /// Who may use it.
+    pub subject: GrantSubject,
+    /// Names of the tools; their meaning is that of the policy in force.
+    pub tools: Vec<Arc<str>>,
+    /// On whose behalf.
+    pub principal: Arc<str>,
+    /// For which task.
+    pub task: Arc<str>,
+    /// Why.
+    pub reason: Arc<str>,
+    /// When it was issued, for people.
+    pub issued: SystemTime,
+    /// From when, for people.
+    pub not_before: SystemTime,
+    /// Until when, for people.
+    pub expires: SystemTime,
+    /// From when, ns of `CLOCK_BOOTTIME`.
+    pub not_before_ns: u64,
+    /// Until when, ns of `CLOCK_BOOTTIME`.
+    pub expires_ns: u64,
+    /// How many calls it admits; `None` for any number.
+    pub max_uses: Option<u32>,
+    /// How many it has admitted; counted only where `max_uses` is set.
+    pub uses: u32,
+    /// Set once it was taken back.
+    pub revoked: Option<Revocation>,
+}
+
+/// When and why a grant was taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// When.
+    pub at: SystemTime,
+    /// Why.
+    pub reason: Arc<str>,
+}
+
+/// How a grant stands at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantState {
+    /// It admits calls.
+    Live,
+    /// It begins later.
+    NotYetValid,
+    /// All its uses are spent.
+    UsedUp,
+    /// It has ended.
+    Expired,
+    /// It was taken back.
+    Revoked,
+}
+
+impl Grant {
+    /// How it stands at a moment of `CLOCK_BOOTTIME`, ns.
+    pub fn state(&self, now_ns: u64) -> GrantState {
+        if self.revoked.is_some() {
+            GrantState::Revoked
+        } else if now_ns >= self.expires_ns {
+            GrantState::Expired
+        } else if self.max_uses.is_some_and(|max| self.uses >= max) {
+            GrantState::UsedUp
+        } else if now_ns < self.not_before_ns {
+            GrantState::NotYetValid
+        } else {
+            GrantState::Live
+        }
+    }
+
+    /// Whether it admits a limited number of calls.
+    pub const fn is_counted(&self) -> bool {
+        self.max_uses.is_some()
+    }
+
+    /// The part that decisions and events carry.
+    pub fn to_ref(&self) -> GrantRef {
+        GrantRef { id: self.id, principal: self.principal.to_string(), task: self.task.to_string() }
+    }
+
+    /// As operators see it at a moment of `CLOCK_BOOTTIME`, ns.
+    pub fn to_view(&self, now_ns: u64) -> GrantView {
+        GrantView {
+            id: grant_name(self.id),
+            agent: self.subject.agent.to_string(),
+            instance: self.subject.instance.map(instance_name),
+            tools: self.tools.iter().map(ToString::to_string).collect(),
+            principal: self.principal.to_string(),
+            task: self.task.to_string(),
+            reason: self.reason.to_string(),
+            issued: self.issued,
+            not_before: self.not_before,
+            expires: self.expires,
+            max_uses: self.max_uses,
+            uses: self.uses,
+            state: self.state(now_ns).word().to_owned(),
+        }
+    }
+}
+
+impl GrantState {
+    /// The word that operators see.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::NotYetValid => "not_yet_valid",
+            Self::UsedUp => "used_up",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// Why a call with no better grant than this is (not) allowed.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Live => Reason::AllowedGrant,
+            Self::NotYetValid => Reason::GrantNotYetValid,
+            Self::UsedUp => Reason::GrantUsedUp,
+            Self::Expired => Reason::GrantExpired,
+            Self::Revoked => Reason::GrantRevoked,
+        }
+    }
+}

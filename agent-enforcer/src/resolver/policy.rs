@@ -1,1 +1,254 @@
-//! Written by its issue.
+//! The policy in force: which agents there are, what recognises them, which tools they may use.
+//!
+//! In: a directory of YAML files, once, through [`Policy::load`]. Out: a validated [`Policy`] and
+//! what is derived from it: selector tables ([`SelectorPlan`]), one call's [`rule`], and the
+//! prefix tables of the kernel side ([`compile`]). All of it is pure and synchronous: nothing
+//! here reads a clock, resolves a name or talks to the kernel.
+
+mod agent_check;
+mod compile;
+mod coverage;
+mod directory;
+mod document;
+mod error;
+mod network;
+mod normal;
+mod plan;
+mod rule;
+mod schema;
+mod selector;
+mod tool_check;
+
+#[cfg(test)]
+mod compile_tests;
+#[cfg(test)]
+mod files_tests;
+#[cfg(test)]
+mod testing;
+
+use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
+
+use agent_enforcer_common::{destination::Destination, id::ToolId};
+use ipnet::IpNet;
+
+pub use compile::{Compiled, ScopedPrefix, compile};
+use coverage::AddressIndex;
+pub use error::{Place, PolicyError, PolicyErrors, Problem};
+pub use plan::{PlannedTerm, SelectorPlan};
+pub use rule::{Ruling, explain_rule, rule};
+pub use schema::json_schema;
+pub use selector::{CgroupSelector, Term};
+
+/// A validated policy. Equal policies have equal tools and agents in equal order.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    tools: Vec<Tool>,
+    agents: Vec<Agent>,
+    tool_names: HashMap<Arc<str>, usize>,
+    agent_names: HashMap<Arc<str>, usize>,
+    addresses: AddressIndex,
+}
+
+/// A named set of destinations. No destination belongs to two tools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// Position in the policy plus one; its meaning is bound to this policy.
+    pub id: ToolId,
+    /// Unique name.
+    pub name: Arc<str>,
+    /// Addresses, as written.
+    pub networks: Vec<IpNet>,
+    /// Host names, as written. Not resolved yet: only `networks` decides.
+    pub hosts: Vec<Arc<str>>,
+    /// Ports, sorted, not touching each other.
+    pub ports: Vec<PortRange>,
+    /// Transport protocols (`IPPROTO_*`), sorted.
+    pub protocols: Vec<u8>,
+}
+
+/// Ports from `first` to `last`, both included, host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// First port, at least 1.
+    pub first: u16,
+    /// Last port, not below `first`.
+    pub last: u16,
+}
+
+/// A class of workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// Who answers for it.
+    pub owner: Arc<str>,
+    /// What it is for.
+    pub purpose: Arc<str>,
+    /// What recognises its processes: any one of the terms.
+    pub selectors: Vec<Term>,
+    /// The approved set, the ceiling of every grant; sorted.
+    pub tools: Vec<ToolId>,
+    /// Those usable without a grant; a subset of `tools`, sorted.
+    pub standing: Vec<ToolId>,
+    /// What becomes of a call that nothing covers.
+    pub on_miss: OnMiss,
+    /// How long a call may wait for its decision.
+    pub stall_limit: Duration,
+    /// Whether denials are enforced.
+    pub mode: Mode,
+    /// `SO_MARK` of its sockets; `None` leaves the mark alone.
+    pub socket_mark: Option<NonZeroU32>,
+}
+
+/// What becomes of a call that no grant covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMiss {
+    /// It waits for a grant, up to the stall limit.
+    Stall,
+    /// It is denied at once.
+    Deny,
+}
+
+/// Whether denials are enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A denied call fails.
+    Enforce,
+    /// A denied call goes through and is recorded.
+    Audit,
+}
+
+impl Policy {
+    /// Reads, checks and merges every `*.yaml` and `*.yml` of a directory. On error: everything
+    /// that is wrong in all of the files, not just the first of it.
+    pub fn load(dir: &Path) -> Result<Self, PolicyErrors> {
+        let (sources, mut errors) = directory::read(dir)?;
+        let tools = tool_check::check(&sources, &mut errors);
+        let agents = agent_check::check(&sources, &tools, &mut errors);
+        if errors.is_empty() && tools.names.is_empty() && agents.is_empty() {
+            errors.push(PolicyError::new(Place::whole(dir), Problem::NothingNamed));
+        }
+        if !errors.is_empty() {
+            return Err(PolicyErrors::new(errors));
+        }
+        Ok(Self::assemble(tools.tools, agents))
+    }
+
+    /// Indexes checked tools and agents. The ids of `tools` are their positions plus one.
+    fn assemble(tools: Vec<Tool>, agents: Vec<Agent>) -> Self {
+        let positions = |names: Vec<&Arc<str>>| -> HashMap<Arc<str>, usize> {
+            names.into_iter().enumerate().map(|(at, name)| (Arc::clone(name), at)).collect()
+        };
+        let tool_names = positions(tools.iter().map(|tool| &tool.name).collect());
+        let agent_names = positions(agents.iter().map(|agent| &agent.name).collect());
+        let addresses = AddressIndex::new(&tools);
+        Self { tools, agents, tool_names, agent_names, addresses }
+    }
+
+    /// Every tool, in the order of its id.
+    pub fn tools(&self) -> &[Tool] {
+        &self.tools
+    }
+
+    /// Every agent, in the order of the files.
+    pub fn agents(&self) -> &[Agent] {
+        &self.agents
+    }
+
+    /// The agent of a name.
+    pub fn agent(&self, name: &str) -> Option<&Agent> {
+        self.agents.get(*self.agent_names.get(name)?)
+    }
+
+    /// The tool of an id of this policy.
+    pub fn tool(&self, id: ToolId) -> Option<&Tool> {
+        self.tools.get(usize::try_from(id.get().checked_sub(1)?).ok()?)
+    }
+
+    /// The tool of a name.
+    pub fn tool_named(&self, name: &str) -> Option<&Tool> {
+        self.tools.get(*self.tool_names.get(name)?)
+    }
+
+    /// The one tool that a destination belongs to.
+    pub fn tool_at(&self, destination: &Destination) -> Option<&Tool> {
+        self.addresses
+            .at(destination.address())
+            .filter_map(|id| self.tool(id))
+            .find(|tool| tool.speaks(destination.protocol(), destination.port()))
+    }
+
+    /// The policy in its normal form: one document that loads as this same policy.
+    pub fn to_yaml(&self) -> String {
+        normal::render(self)
+    }
+}
+
+impl PartialEq for Policy {
+    fn eq(&self, other: &Self) -> bool {
+        self.tools == other.tools && self.agents == other.agents
+    }
+}
+
+impl Eq for Policy {}
+
+impl Tool {
+    /// Whether a protocol and port are among the tool's, whatever the address.
+    fn speaks(&self, protocol: u8, port: u16) -> bool {
+        self.protocols.contains(&protocol) && self.ports.iter().any(|range| range.contains(port))
+    }
+}
+
+impl PortRange {
+    /// Whether `port` is in the range.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+
+    /// Whether both ranges have a port in common.
+    const fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+impl Agent {
+    /// Whether the tool is in the approved set.
+    pub fn approves(&self, tool: ToolId) -> bool {
+        self.tools.binary_search(&tool).is_ok()
+    }
+
+    /// Whether the tool is usable without a grant.
+    pub fn stands(&self, tool: ToolId) -> bool {
+        self.standing.binary_search(&tool).is_ok()
+    }
+}
+
+impl OnMiss {
+    /// The word in policy files.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Stall => "stall",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+impl Mode {
+    /// The word in policy files.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Audit => "audit",
+        }
+    }
+}

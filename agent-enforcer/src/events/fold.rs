@@ -1,0 +1,395 @@
+//! Identical calls become one event with an exact count.
+//!
+//! In: calls, in the order of the queue. Out: the first of its kind at once, the rest of its
+//! window (1 s by default) as one [`Folded`] at the window's end. The counts add up to the calls,
+//! always. Windows are bounded: when there are too many, the oldest ends early.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use agent_enforcer_common::{
+    destination::Destination,
+    id::{ExecId, Generation, GrantId, InstanceId},
+    reason::Reason,
+};
+
+use super::LostRecords;
+use crate::decision::{CallDecision, Outcome};
+
+/// Windows open at the same moment.
+const WINDOWS: usize = 10_000;
+/// Process ids that a folded event names.
+const PIDS: usize = 16;
+
+/// A call that stands for `count` of them.
+#[derive(Debug)]
+pub(super) struct Folded {
+    /// The first of them.
+    pub(super) call: Box<CallDecision>,
+    pub(super) count: u64,
+    /// When the first and the last were seen, ns of `CLOCK_BOOTTIME`.
+    pub(super) first_ns: u64,
+    pub(super) last_ns: u64,
+    /// The longest wait among them, ns.
+    pub(super) stalled_ns: u64,
+    /// Processes among them (forked children share an image), at most [`PIDS`].
+    pub(super) pids: Vec<u32>,
+    /// There were more processes than `pids` names.
+    pub(super) more_pids: bool,
+}
+
+/// Lost kernel records of one kind, added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LostSum {
+    pub(super) kind: LostRecords,
+    pub(super) count: u64,
+    pub(super) first_ns: u64,
+    pub(super) last_ns: u64,
+}
+
+/// What comes out.
+#[derive(Debug)]
+pub(super) enum Emission {
+    Call(Folded),
+    RecordsLost(LostSum),
+}
+
+/// What must be equal in calls that are folded.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    instance: InstanceId,
+    exec: ExecId,
+    destination: Destination,
+    outcome: Outcome,
+    reason: Reason,
+    audited_reason: Option<Reason>,
+    tool: Option<Arc<str>>,
+    grant: Option<GrantId>,
+    hook: u8,
+    netns_cookie: u64,
+    generation: Generation,
+}
+
+impl Key {
+    fn of(call: &CallDecision) -> Self {
+        // All fields are named, so that a new one must be placed on one side.
+        let CallDecision {
+            outcome,
+            reason,
+            audited_reason,
+            time_ns: _,
+            stalled_ns: _,
+            agent: _,
+            owner: _,
+            instance,
+            process,
+            destination,
+            tool,
+            grant,
+            hook,
+            socket_cookie: _,
+            netns_cookie,
+            generation,
+        } = call;
+        Self {
+            instance: *instance,
+            exec: process.exec,
+            destination: *destination,
+            outcome: *outcome,
+            reason: *reason,
+            audited_reason: *audited_reason,
+            tool: tool.clone(),
+            grant: grant.as_ref().map(|grant| grant.id),
+            hook: *hook as u8,
+            netns_cookie: *netns_cookie,
+            generation: *generation,
+        }
+    }
+}
+
+/// The open windows.
+pub(super) struct Folder {
+    window_ns: u64,
+    limit: usize,
+    /// `None` while only the first call of the window was seen.
+    open: HashMap<Arc<Key>, Option<Folded>>,
+    /// Every key of `open` once, by the end of its window: they are all of one length.
+    ends: VecDeque<(u64, Arc<Key>)>,
+    /// Kind -> end of the window, and what came after the first.
+    lost: BTreeMap<LostRecords, (u64, Option<LostSum>)>,
+}
+
+impl Folder {
+    pub(super) fn new(window_ns: u64) -> Self {
+        Self::with_limit(window_ns, WINDOWS)
+    }
+
+    fn with_limit(window_ns: u64, limit: usize) -> Self {
+        Self {
+            window_ns,
+            limit,
+            open: HashMap::new(),
+            ends: VecDeque::new(),
+            lost: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a call; `now_ns` never goes back.
+    pub(super) fn call(&mut self, call: Box<CallDecision>, now_ns: u64, out: &mut Vec<Emission>) {
+        self.end_due(now_ns, out);
+        let key = Key::of(&call);
+        if let Some(folded) = self.open.get_mut(&key) {
+            match folded {
+                Some(folded) => folded.add(&call),
+                None => *folded = Some(Folded::first(call)),
+            }
+            return;
+        }
+        if self.open.len() >= self.limit {
+            self.end_oldest(out);
+        }
+        let key = Arc::new(key);
+        self.ends.push_back((now_ns.saturating_add(self.window_ns), Arc::clone(&key)));
+        self.open.insert(key, None);
+        out.push(Emission::Call(Folded::first(call)));
+    }
+
+    /// Takes a count of lost kernel records.
+    pub(super) fn records_lost(
+        &mut self,
+        kind: LostRecords,
+        count: u64,
+        now_ns: u64,
+        out: &mut Vec<Emission>,
+    ) {
+        self.end_due(now_ns, out);
+        let sum = LostSum { kind, count, first_ns: now_ns, last_ns: now_ns };
+        match self.lost.get_mut(&kind) {
+            Some((_, Some(later))) => {
+                later.count = later.count.saturating_add(count);
+                later.last_ns = now_ns;
+            }
+            Some((_, later)) => *later = Some(sum),
+            None => {
+                self.lost.insert(kind, (now_ns.saturating_add(self.window_ns), None));
+                out.push(Emission::RecordsLost(sum));
+            }
+        }
+    }
+
+    /// Ends the windows whose time has come.
+    pub(super) fn end_due(&mut self, now_ns: u64, out: &mut Vec<Emission>) {
+        while self.ends.front().is_some_and(|&(end, _)| end <= now_ns) {
+            self.end_oldest(out);
+        }
+        self.lost.retain(|_, (end, later)| {
+            let due = *end <= now_ns;
+            if due {
+                out.extend(later.take().map(Emission::RecordsLost));
+            }
+            !due
+        });
+    }
+
+    /// Ends every window.
+    pub(super) fn end_all(&mut self, out: &mut Vec<Emission>) {
+        self.end_due(u64::MAX, out);
+    }
+
+    /// When the next window ends, ns of `CLOCK_BOOTTIME`.
+    pub(super) fn next_end_ns(&self) -> Option<u64> {
+        let calls = self.ends.front().map(|&(end, _)| end);
+        let lost = self.lost.values().map(|&(end, _)| end).min();
+        calls.into_iter().chain(lost).min()
+    }
+
+    fn end_oldest(&mut self, out: &mut Vec<Emission>) {
+        if let Some((_, key)) = self.ends.pop_front()
+            && let Some(Some(folded)) = self.open.remove(&key)
+        {
+            out.push(Emission::Call(folded));
+        }
+    }
+}
+
+impl Folded {
+    fn first(call: Box<CallDecision>) -> Self {
+        Self {
+            count: 1,
+            first_ns: call.time_ns,
+            last_ns: call.time_ns,
+            stalled_ns: call.stalled_ns,
+            pids: vec![call.process.pid],
+            more_pids: false,
+            call,
+        }
+    }
+
+    fn add(&mut self, call: &CallDecision) {
+        self.count = self.count.saturating_add(1);
+        self.first_ns = self.first_ns.min(call.time_ns);
+        self.last_ns = self.last_ns.max(call.time_ns);
+        self.stalled_ns = self.stalled_ns.max(call.stalled_ns);
+        if !self.pids.contains(&call.process.pid) {
+            if self.pids.len() < PIDS {
+                self.pids.push(call.process.pid);
+            } else {
+                self.more_pids = true;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::events::testing::{call, call_of_pid};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn counts(out: &[Emission]) -> Vec<u64> {
+        out.iter()
+            .map(|emission| match emission {
+                Emission::Call(folded) => folded.count,
+                Emission::RecordsLost(sum) => sum.count,
+            })
+            .collect()
+    }
+
+    fn calls(out: &[Emission]) -> Vec<&Folded> {
+        out.iter()
+            .filter_map(|emission| match emission {
+                Emission::Call(folded) => Some(folded),
+                Emission::RecordsLost(_) => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn first_call_is_told_at_once_and_the_rest_at_the_end_of_the_window() {
+        let mut folder = Folder::new(SECOND);
+        let mut out = Vec::new();
+        for step in 0..100 {
+            let mut again = call();
+            again.time_ns = 1000 + step;
+            again.stalled_ns = step;
+            folder.call(Box::new(again), step, &mut out);
+        }
+        assert_eq!(counts(&out), [1]);
+        assert_eq!(folder.next_end_ns(), Some(SECOND));
+        folder.end_due(SECOND - 1, &mut out);
+        assert_eq!(counts(&out), [1]);
+        folder.end_due(SECOND, &mut out);
+        assert_eq!(counts(&out), [1, 99]);
+        let folded = calls(&out)[1];
+        assert_eq!((folded.first_ns, folded.last_ns, folded.stalled_ns), (1001, 1099, 99));
+        assert_eq!(folder.next_end_ns(), None);
+    }
+
+    #[test]
+    fn calls_that_differ_in_anything_that_matters_are_not_folded() {
+        let changes: [fn(&mut CallDecision); 9] = [
+            |call| call.instance = InstanceId::new(77),
+            |call| call.outcome = Outcome::Allowed,
+            |call| call.reason = Reason::NoTool,
+            |call| call.audited_reason = Some(Reason::NoTool),
+            |call| call.tool = Some("other".into()),
+            |call| call.grant = None,
+            |call| call.hook = agent_enforcer_common::record::Hook::Egress,
+            |call| call.generation = Generation::new(99),
+            |call| call.destination = Destination::v4([192, 0, 2, 9], 1, 6),
+        ];
+        let mut folder = Folder::new(SECOND);
+        let mut out = Vec::new();
+        folder.call(Box::new(call()), 0, &mut out);
+        for change in changes {
+            let mut other = call();
+            change(&mut other);
+            folder.call(Box::new(other), 0, &mut out);
+        }
+        assert_eq!(counts(&out), [1; 10]);
+    }
+
+    #[test]
+    fn processes_that_share_an_image_are_named_up_to_a_limit() {
+        let mut folder = Folder::new(SECOND);
+        let mut out = Vec::new();
+        for pid in 1..=20 {
+            folder.call(Box::new(call_of_pid(pid)), 0, &mut out);
+        }
+        folder.end_all(&mut out);
+        let folded = calls(&out)[1];
+        assert_eq!(folded.count, 19);
+        assert_eq!(folded.pids, (2..=17).collect::<Vec<_>>());
+        assert!(folded.more_pids);
+    }
+
+    #[test]
+    fn the_oldest_window_ends_when_there_are_too_many() {
+        let mut folder = Folder::with_limit(SECOND, 2);
+        let mut out = Vec::new();
+        let to = |port| {
+            let mut call = call();
+            call.destination = Destination::v4([192, 0, 2, 1], port, 6);
+            Box::new(call)
+        };
+        for port in [1, 1, 1, 2, 3] {
+            folder.call(to(port), 0, &mut out);
+        }
+        assert_eq!(counts(&out), [1, 1, 2, 1]);
+        assert_eq!(folder.open.len(), 2);
+        assert_eq!(folder.ends.len(), 2);
+    }
+
+    #[test]
+    fn lost_records_add_up_by_kind() {
+        let mut folder = Folder::new(SECOND);
+        let mut out = Vec::new();
+        folder.records_lost(LostRecords::Denied, 5, 1, &mut out);
+        folder.records_lost(LostRecords::Denied, 7, 2, &mut out);
+        folder.records_lost(LostRecords::Denied, 8, 3, &mut out);
+        folder.records_lost(LostRecords::Process, 1, 3, &mut out);
+        assert_eq!(counts(&out), [5, 1]);
+        folder.end_due(SECOND + 1, &mut out);
+        assert_eq!(counts(&out), [5, 1, 15]);
+        folder.end_all(&mut out);
+        folder.records_lost(LostRecords::Denied, 2, 4 * SECOND, &mut out);
+        assert_eq!(counts(&out), [5, 1, 15, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn counts_add_up_to_the_calls_whatever_comes(
+            steps in proptest::collection::vec((0_u16..12, 0_u64..SECOND / 2, 0_u8..2), 0..400),
+            limit in 1_usize..8,
+        ) {
+            let mut folder = Folder::with_limit(SECOND, limit);
+            let mut out = Vec::new();
+            let mut now = 0;
+            for &(port, pause, allowed) in &steps {
+                now += pause;
+                let mut call = call();
+                call.time_ns = now;
+                call.destination = Destination::v4([192, 0, 2, 1], port, 6);
+                call.outcome = if allowed == 1 { Outcome::Allowed } else { Outcome::Denied };
+                folder.call(Box::new(call), now, &mut out);
+                prop_assert!(folder.open.len() <= limit);
+                prop_assert_eq!(folder.open.len(), folder.ends.len());
+            }
+            folder.end_all(&mut out);
+            prop_assert_eq!(counts(&out).iter().sum::<u64>(), steps.len() as u64);
+            for folded in calls(&out) {
+                let of_it = steps.iter().filter(|&&(port, _, allowed)| {
+                    port == folded.call.destination.port()
+                        && (allowed == 1) == (folded.call.outcome == Outcome::Allowed)
+                });
+                prop_assert!(folded.count <= of_it.count() as u64);
+                prop_assert!(folded.last_ns - folded.first_ns < SECOND);
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! One event, one line, whatever the strings in it.
+//!
+//! In: anything that serialises. Out: JSON without a raw control character, line separator,
+//! invisible or direction-changing character: each is written as `\uXXXX`, so that no name that
+//! an agent chose can break a line, or rewrite it in a terminal. Nothing is dropped.
+
+use std::{borrow::Cow, fmt::Write as _, io, path::Path};
+
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+/// Whether a character may not stand in a line as it is. JSON escapes C0 by itself.
+pub(super) const fn is_hostile(character: char) -> bool {
+    matches!(character,
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' // controls: C0, DEL, C1
+        | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{70f}' | '\u{115f}'..='\u{1160}'
+        | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' // zero width, direction marks
+        | '\u{2028}'..='\u{202e}' // separators, direction embeddings and overrides
+        | '\u{2060}'..='\u{206f}' // joiners, direction isolates
+        | '\u{3164}' | '\u{ffa0}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}'
+        | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1345f}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}' // tags, supplementary variation selectors
+    )
+}
+
+/// The line of a value, without the newline.
+pub(super) fn line<T: Serialize>(value: &T) -> Result<String, serde_json::Error> {
+    let mut bytes = Vec::with_capacity(2048);
+    value.serialize(&mut Serializer::with_formatter(&mut bytes, LineFormatter))?;
+    String::from_utf8(bytes).map_err(serde::ser::Error::custom)
+}
+
+/// The same care outside JSON: hostile characters as the text `\uXXXX`.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_hostile) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if is_hostile(character) {
+            push_escape(&mut out, character);
+        } else {
+            out.push(character);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// A path as text. The flag says that it is not UTF-8: then the bytes that are not, and `%`,
+/// are written as `%XX`, so that the path can be had back byte by byte.
+pub(super) fn path_text(path: &Path) -> (Cow<'_, str>, bool) {
+    if let Some(text) = path.to_str() {
+        return (Cow::Borrowed(text), false);
+    }
+    let mut out = String::new();
+    for chunk in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '%' => out.push_str("%25"),
+                other => out.push(other),
+            }
+        }
+        for byte in chunk.invalid() {
+            // Writing to a string does not fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    (Cow::Owned(out), true)
+}
+
+struct LineFormatter;
+
+impl Formatter for LineFormatter {
+    fn write_string_fragment<W>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()>
+    where
+        W: ?Sized + io::Write,
+    {
+        if fragment.is_ascii() && !fragment.contains('\u{7f}') {
+            return writer.write_all(fragment.as_bytes());
+        }
+        writer.write_all(printable(fragment).as_bytes())
+    }
+}
+
+fn push_escape(out: &mut String, character: char) {
+    for unit in character.encode_utf16(&mut [0; 2]) {
+        // Writing to a string does not fail.
+        let _ = write!(out, "\\u{unit:04x}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn hostile_strings_stay_on_their_line_and_come_back_whole() {
+        for (name, hostile) in [
+            ("newline", "a\nb\r\nc"),
+            ("escape", "\u{1b}[2J\u{1b}[1;31m"),
+            ("osc 52", "\u{1b}]52;c;ZWNobw==\u{7}"),
+            ("nul", "a\0b"),
+            ("delete", "a\u{7f}b"),
+            ("c1 csi", "a\u{9b}31mb\u{85}c"),
+            ("line separator", "a\u{2028}b\u{2029}c"),
+            ("right-to-left override", "exe\u{202e}gpj.\u{2066}x\u{2069}\u{200f}\u{61c}"),
+            ("zero width and byte order mark", "a\u{200b}\u{feff}\u{2060}b"),
+            ("tags outside the basic plane", "a\u{e0041}\u{e007f}b"),
+            ("quotes and backslashes", "\"},{\"sequence\":1,\\u0041"),
+        ] {
+            let line = line(&hostile).unwrap();
+            assert!(!line.chars().any(is_hostile), "{name}: {line:?}");
+            assert_eq!(serde_json::from_str::<String>(&line).unwrap(), hostile, "{name}");
+        }
+    }
+
+    #[test]
+    fn letters_of_any_language_stay_readable() {
+        assert_eq!(line(&"Grüße, 世界").unwrap(), "\"Grüße, 世界\"");
+    }
+
+    #[test]
+    fn path_that_is_not_utf8_is_flagged_and_nothing_of_it_is_lost() {
+        let path = Path::new(OsStr::from_bytes(b"/tmp/100%/\xff\xc3(/\xe2\x82/ok"));
+        let (text, encoded) = path_text(path);
+        assert_eq!((text.as_ref(), encoded), ("/tmp/100%25/%FF%C3(/%E2%82/ok", true));
+        assert_eq!(path_text(Path::new("/tmp/100%/ok")), ("/tmp/100%/ok".into(), false));
+    }
+
+    #[test]
+    fn printable_text_has_no_hostile_character() {
+        assert_eq!(printable("a\nb\u{e0041}"), "a\\u000ab\\udb40\\udc41");
+        assert!(matches!(printable("plain"), Cow::Borrowed("plain")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_string_is_one_line_and_comes_back(text in any::<String>()) {
+            let line = line(&text).unwrap();
+            prop_assert!(!line.chars().any(is_hostile));
+            prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+        }
+
+        #[test]
+        fn any_path_comes_back(bytes in proptest::collection::vec(1_u8.., 0..64)) {
+            let (text, encoded) = path_text(Path::new(OsStr::from_bytes(&bytes)));
+            let back = if encoded { percent_decode(&text) } else { text.as_bytes().to_vec() };
+            prop_assert_eq!(back, bytes);
+        }
+    }
+
+    fn percent_decode(text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut rest = text.as_bytes();
+        while let Some((&first, after)) = rest.split_first() {
+            if first == b'%' {
+                let hex = std::str::from_utf8(&after[..2]).unwrap();
+                out.push(u8::from_str_radix(hex, 16).unwrap());
+                rest = &after[2..];
+            } else {
+                out.push(first);
+                rest = after;
+            }
+        }
+        out
+    }
+}

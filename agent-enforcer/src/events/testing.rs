@@ -1,0 +1,104 @@
+//! Values and fakes for the tests of this stage.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use agent_enforcer_common::{
+    destination::{Destination, PROTOCOL_TCP},
+    id::{ExecId, Generation, GrantId, InstanceId},
+    reason::Reason,
+    record::Hook,
+};
+
+use super::Clock;
+use crate::decision::{Ancestor, CallDecision, GrantRef, Outcome, Process, Sha256Digest};
+
+/// A clock that stands still until it is told to advance.
+pub(super) struct TestClock {
+    boot_ns: AtomicU64,
+    epoch_ms: u64,
+}
+
+impl TestClock {
+    pub(super) fn new(boot_ns: u64, epoch_ms: u64) -> Self {
+        Self { boot_ns: AtomicU64::new(boot_ns), epoch_ms }
+    }
+
+    pub(super) fn advance(&self, nanoseconds: u64) {
+        self.boot_ns.fetch_add(nanoseconds, Relaxed);
+    }
+}
+
+impl Clock for TestClock {
+    fn boot_ns(&self) -> u64 {
+        self.boot_ns.load(Relaxed)
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.epoch_ms)
+    }
+}
+
+pub(super) fn process(pid: u32) -> Process {
+    Process {
+        pid,
+        start_ns: 2_000_000_000,
+        exec: ExecId::new(9),
+        exe: Some(PathBuf::from("/usr/bin/python3.11")),
+        sha256: Some(Sha256Digest([0xab; 32])),
+        uid: 1000,
+        gid: 1001,
+        cgroup: "/system.slice/bot.service".to_owned(),
+        unit: Some("bot.service".to_owned()),
+        comm: "python3".to_owned(),
+        ancestors: vec![
+            Ancestor { pid: 40, exe: PathBuf::from("/usr/bin/bash") },
+            Ancestor { pid: 1, exe: PathBuf::from("/usr/lib/systemd/systemd") },
+        ],
+    }
+}
+
+/// A denied call with everything set.
+pub(super) fn call() -> CallDecision {
+    call_of_pid(42)
+}
+
+pub(super) fn call_of_pid(pid: u32) -> CallDecision {
+    CallDecision {
+        outcome: Outcome::Denied,
+        reason: Reason::GrantExpired,
+        audited_reason: None,
+        time_ns: 4_000_000_000,
+        stalled_ns: 0,
+        agent: "deploy-bot".into(),
+        owner: "platform@example.com".into(),
+        instance: InstanceId::new(0x1a2b),
+        process: Arc::new(process(pid)),
+        destination: Destination::v4([192, 0, 2, 1], 443, PROTOCOL_TCP),
+        tool: Some("registry".into()),
+        grant: Some(Arc::new(GrantRef {
+            id: GrantId::new(42),
+            principal: "alice@example.com".to_owned(),
+            task: "TASK-7".to_owned(),
+        })),
+        hook: Hook::Connect,
+        socket_cookie: 4711,
+        netns_cookie: 1,
+        generation: Generation::new(3),
+    }
+}
+
+/// Waits until something is so; fails loudly when it does not come to be.
+pub(super) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(Instant::now() < deadline, "never came to be: {what}");
+        std::thread::yield_now();
+    }
+}

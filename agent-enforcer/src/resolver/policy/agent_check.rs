@@ -1,0 +1,286 @@
+//! From agents as written to agents that can be recognised and decided for.
+//!
+//! In: decoded files and the checked tools. Out: validated [`Agent`]s and every problem found.
+//! Questions, in order: is the name new, is the agent described, does each term say something that
+//! no other agent claims, do its tools exist, and do all terms fit the kernel side's tables?
+
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
+
+use agent_enforcer_common::{
+    id::ToolId,
+    process::{PATTERN_LIMIT, TERM_LIMIT},
+};
+use serde_saphyr::{Location, Spanned};
+
+use super::{
+    Agent, Mode, OnMiss, Term,
+    directory::Source,
+    document::AgentEntry,
+    error::{Place, PolicyError, Problem, quote},
+    network::decimal,
+    selector::Selector,
+    tool_check::{CheckedTools, Report, claim_name},
+};
+
+/// Longest owner, bytes.
+const OWNER_LIMIT: usize = 200;
+/// Longest purpose, bytes.
+const PURPOSE_LIMIT: usize = 500;
+/// Stall limit where none is given.
+const DEFAULT_STALL: Duration = Duration::from_secs(5);
+/// Longest stall limit.
+const LONGEST_STALL: Duration = Duration::from_mins(10);
+
+/// Who claims what a term matches, and where that is.
+struct Claim {
+    agent: Arc<str>,
+    demands_digest: bool,
+    digests: HashSet<Term>,
+    place: Place,
+}
+
+/// Claims by the part of a term that the kernel side matches.
+type Claims = HashMap<Term, Claim>;
+
+/// Checks the agents of all files.
+pub(super) fn check(
+    sources: &[Source],
+    tools: &CheckedTools,
+    errors: &mut Vec<PolicyError>,
+) -> Vec<Agent> {
+    let mut names = HashMap::new();
+    let mut claims = Claims::new();
+    let mut limits = LimitCheck::default();
+    let mut agents = Vec::new();
+    for source in sources {
+        let mut report = Report { file: &source.file, errors };
+        for entry in &source.document.agents {
+            claim_name(&entry.name, "agent", &mut names, &mut report);
+            let selectors = terms(entry, &mut claims, &mut limits, &mut report);
+            agents.push(agent(entry, selectors, tools, &mut report));
+        }
+    }
+    agents
+}
+
+fn agent(
+    entry: &AgentEntry,
+    selectors: Vec<Term>,
+    known: &CheckedTools,
+    report: &mut Report<'_>,
+) -> Agent {
+    let AgentEntry {
+        name,
+        owner,
+        purpose,
+        selectors: _,
+        tools,
+        standing,
+        on_miss,
+        stall_limit,
+        mode,
+        socket_mark,
+    } = entry;
+    let tools = tool_ids(tools, known, |_| Ok(()), report);
+    let in_tools = |id: ToolId, text: &str| {
+        let approved = tools.contains(&id);
+        approved.then_some(()).ok_or_else(|| Problem::StandingNotApproved(quote(text)))
+    };
+    let standing = {
+        let check = |(id, text): (ToolId, &str)| in_tools(id, text);
+        tool_ids(standing, known, check, report)
+    };
+    Agent {
+        name: name.value.as_str().into(),
+        owner: text("owner", owner, OWNER_LIMIT, report),
+        purpose: text("purpose", purpose, PURPOSE_LIMIT, report),
+        selectors,
+        tools,
+        standing,
+        on_miss: optional(on_miss.as_ref(), OnMiss::Stall, parse_on_miss, report),
+        stall_limit: optional(stall_limit.as_ref(), DEFAULT_STALL, parse_stall_limit, report),
+        mode: optional(mode.as_ref(), Mode::Enforce, parse_mode, report),
+        socket_mark: optional(socket_mark.as_ref(), None, parse_mark, report),
+    }
+}
+
+/// Sorted ids of the named tools.
+fn tool_ids(
+    names: &[Spanned<String>],
+    known: &CheckedTools,
+    check: impl Fn((ToolId, &str)) -> Result<(), Problem>,
+    report: &mut Report<'_>,
+) -> Vec<ToolId> {
+    let parsed = report.each(names, |text| {
+        let (id, _) = known.names.get(text).ok_or_else(|| Problem::UnknownTool(quote(text)))?;
+        check((*id, text)).map(|()| *id)
+    });
+    let mut ids: Vec<_> = parsed.into_iter().map(|(id, _)| id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn text(
+    key: &'static str,
+    written: &Spanned<String>,
+    limit: usize,
+    report: &mut Report<'_>,
+) -> Arc<str> {
+    let value = written.value.as_str();
+    let fault = if value.trim().is_empty() {
+        Some("is empty")
+    } else if value.len() > limit {
+        Some("is too long")
+    } else if value.chars().any(char::is_control) {
+        Some("has line breaks or control characters")
+    } else {
+        None
+    };
+    if let Some(fault) = fault {
+        report.add(written.referenced, Problem::BadText { key, fault, limit });
+    }
+    value.into()
+}
+
+fn optional<T>(
+    written: Option<&Spanned<String>>,
+    default: T,
+    parse: impl Fn(&str) -> Result<T, Problem>,
+    report: &mut Report<'_>,
+) -> T {
+    let Some(written) = written else { return default };
+    parse(&written.value).unwrap_or_else(|problem| {
+        report.add(written.referenced, problem);
+        default
+    })
+}
+
+fn parse_on_miss(text: &str) -> Result<OnMiss, Problem> {
+    [OnMiss::Stall, OnMiss::Deny].into_iter().find(|choice| choice.word() == text).ok_or_else(
+        || Problem::BadWord { key: "on_miss", value: quote(text), choices: "`stall` or `deny`" },
+    )
+}
+
+fn parse_mode(text: &str) -> Result<Mode, Problem> {
+    [Mode::Enforce, Mode::Audit].into_iter().find(|choice| choice.word() == text).ok_or_else(|| {
+        Problem::BadWord { key: "mode", value: quote(text), choices: "`enforce` or `audit`" }
+    })
+}
+
+fn parse_stall_limit(text: &str) -> Result<Duration, Problem> {
+    let limit = humantime::parse_duration(text)
+        .map_err(|_not_a_duration| Problem::BadDuration(quote(text)))?;
+    if limit > LONGEST_STALL { Err(Problem::StallLimit(quote(text))) } else { Ok(limit) }
+}
+
+fn parse_mark(text: &str) -> Result<Option<NonZeroU32>, Problem> {
+    let number = match text.strip_prefix("0x") {
+        Some(hex) if hex.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+            u32::from_str_radix(hex, 16).ok()
+        }
+        Some(_) => None,
+        None => decimal(text),
+    };
+    let mark = number.and_then(NonZeroU32::new);
+    mark.map(Some).ok_or_else(|| Problem::BadMark(quote(text)))
+}
+
+fn terms(
+    entry: &AgentEntry,
+    claims: &mut Claims,
+    limits: &mut LimitCheck,
+    report: &mut Report<'_>,
+) -> Vec<Term> {
+    if entry.selectors.value.is_empty() {
+        let problem = Problem::EmptyList("selectors", "name what recognises the agent");
+        report.add(entry.selectors.referenced, problem);
+    }
+    let mut terms = Vec::new();
+    for written in &entry.selectors.value {
+        let at = written.referenced;
+        let checked = term(written, report).and_then(|term| {
+            claim(&entry.name.value, &term, claims, report.place(at))
+                .and_then(|()| limits.admit(&term))
+                .map_err(|problem| report.add(at, problem))
+                .ok()?;
+            Some(term)
+        });
+        terms.extend(checked);
+    }
+    terms
+}
+
+/// Parses one term; `None` where something is wrong with it.
+fn term(written: &Spanned<Vec<Spanned<String>>>, report: &mut Report<'_>) -> Option<Term> {
+    if written.value.is_empty() {
+        let problem = Problem::EmptyList("selectors", "a term needs at least one selector");
+        report.add(written.referenced, problem);
+        return None;
+    }
+    let mut term = Term::default();
+    let mut sound = true;
+    for item in &written.value {
+        let added = Selector::parse(&item.value).and_then(|selector| term.add(selector));
+        if let Err(problem) = added {
+            report.add(item.referenced, problem);
+            sound = false;
+        }
+    }
+    if sound && !term.is_matchable() {
+        report.add(first_item(written), Problem::DigestAlone);
+        sound = false;
+    }
+    sound.then_some(term)
+}
+
+fn first_item(written: &Spanned<Vec<Spanned<String>>>) -> Location {
+    written.value.first().map_or(written.referenced, |item| item.referenced)
+}
+
+/// Enters what a term matches under its agent's name.
+fn claim(agent: &str, term: &Term, claims: &mut Claims, place: Place) -> Result<(), Problem> {
+    let demands_digest = term.sha256.is_some();
+    let Some(claim) = claims.get_mut(&term.matched_part()) else {
+        let digests = HashSet::from([term.clone()]);
+        let claim = Claim { agent: agent.into(), demands_digest, digests, place };
+        claims.insert(term.matched_part(), claim);
+        return Ok(());
+    };
+    if &*claim.agent != agent {
+        let (agent, other) = (quote(agent), quote(&claim.agent));
+        return Err(Problem::TermClaimed { agent, other, first: claim.place.clone() });
+    }
+    if claim.demands_digest != demands_digest {
+        return Err(Problem::DigestContradiction(claim.place.clone()));
+    }
+    if !claim.digests.insert(term.clone()) {
+        return Err(Problem::DuplicateTerm(claim.place.clone()));
+    }
+    Ok(())
+}
+
+/// Counts what the kernel side's tables must hold; complains once for each.
+#[derive(Default)]
+struct LimitCheck {
+    terms: HashSet<Term>,
+    patterns: HashSet<super::CgroupSelector>,
+}
+
+impl LimitCheck {
+    fn admit(&mut self, term: &Term) -> Result<(), Problem> {
+        if self.terms.insert(term.matched_part()) && self.terms.len() == TERM_LIMIT + 1 {
+            return Err(Problem::TooManyTerms(TERM_LIMIT));
+        }
+        let Some(cgroup) = &term.cgroup else { return Ok(()) };
+        let fits = usize::try_from(PATTERN_LIMIT).unwrap_or(usize::MAX);
+        if self.patterns.insert(cgroup.clone()) && self.patterns.len() == fits + 1 {
+            return Err(Problem::TooManyPatterns(PATTERN_LIMIT));
+        }
+        Ok(())
+    }
+}

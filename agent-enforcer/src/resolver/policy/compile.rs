@@ -1,0 +1,210 @@
+//! Policy and grants in the form of the kernel side's prefix tables.
+//!
+//! In: a policy, the grants, a moment. Out: for each agent and instance what it may use without
+//! asking, by prefix and protocol, and when that changes by itself. The kernel side finds the
+//! longest prefix only, so the rules of shorter ones are folded into it, and where a shorter prefix
+//! must not reach (see `coverage`) stands a prefix of its own, if need be an empty one.
+//!
+//! Never in a table: counted grants (each use is asked for) and grants that begin later.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use agent_enforcer_common::{
+    NEVER_NS,
+    destination::{PROTOCOL_TCP, PROTOCOL_UDP},
+    id::{AgentId, GrantId, InstanceId},
+    verdict::{PORT_RULES, PortRule, PortTable, agent_scope, instance_scope},
+};
+
+use super::{
+    Agent, Policy, Tool,
+    coverage::{BARRIERS, Prefix},
+};
+use crate::resolver::grant::{Grant, GrantState, GrantTable};
+
+const PROTOCOLS: [u8; 2] = [PROTOCOL_TCP, PROTOCOL_UDP];
+
+/// What the kernel side may allow without asking.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The prefixes, grouped by scope; none twice.
+    pub prefixes: Vec<ScopedPrefix>,
+    /// When a grant begins that is not in the tables yet, ns of `CLOCK_BOOTTIME`: compile again
+    /// then. `NEVER_NS` for none. Expiry needs no new tables: the kernel side sees to it.
+    pub next_change_ns: u64,
+}
+
+/// One entry of the prefix table, but for the generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScopedPrefix {
+    /// Whose it is: `agent_scope` or `instance_scope`.
+    pub scope: u64,
+    /// `IPPROTO_*`.
+    pub protocol: u8,
+    /// First address, canonical.
+    pub address: [u8; 16],
+    /// Length in bits over the canonical address, 0 to 128.
+    pub prefix_length: u32,
+    /// What is allowed there.
+    pub table: PortTable,
+}
+
+/// A tool that may be used without asking, and until when.
+#[derive(Clone, Copy)]
+struct Entitlement<'a> {
+    tool: &'a Tool,
+    grant: GrantId,
+    expires_ns: u64,
+}
+
+/// Compiles the tables of every agent that `agent_id` knows, and of every instance with grants of
+/// its own, as they are from `now_ns` (of `CLOCK_BOOTTIME`) on.
+pub fn compile(
+    policy: &Policy,
+    grants: &GrantTable,
+    agent_id: impl Fn(&str) -> Option<AgentId>,
+    now_ns: u64,
+) -> Compiled {
+    let mut prefixes = Vec::new();
+    for agent in policy.agents() {
+        let Some(id) = agent_id(&agent.name) else { continue };
+        let (of_agent, of_instances) = entitlements(policy, agent, grants, now_ns);
+        fold_scope(agent_scope(id), &of_agent, &mut prefixes);
+        for (instance, entitled) in of_instances {
+            fold_scope(instance_scope(instance), &entitled, &mut prefixes);
+        }
+    }
+    let begins = |grant: &Grant| {
+        (grant.state(now_ns) == GrantState::NotYetValid).then_some(grant.not_before_ns)
+    };
+    let next_change_ns = grants.iter().filter_map(begins).min().unwrap_or(NEVER_NS);
+    Compiled { prefixes, next_change_ns }
+}
+
+type OfInstances<'a> = BTreeMap<InstanceId, Vec<Entitlement<'a>>>;
+
+/// What every instance of an agent may use, and what single ones may use beyond it or for longer.
+fn entitlements<'a>(
+    policy: &'a Policy,
+    agent: &Agent,
+    grants: &GrantTable,
+    now_ns: u64,
+) -> (Vec<Entitlement<'a>>, OfInstances<'a>) {
+    let mut of_agent = Vec::new();
+    let mut of_instances = OfInstances::new();
+    for tool in agent.tools.iter().filter_map(|id| policy.tool(*id)) {
+        if agent.stands(tool.id) {
+            of_agent.push(Entitlement { tool, grant: GrantId::NONE, expires_ns: NEVER_NS });
+            continue;
+        }
+        let live = grants
+            .of_tool(&agent.name, &tool.name)
+            .filter(|grant| !grant.is_counted() && grant.state(now_ns) == GrantState::Live);
+        let mut best: BTreeMap<Option<InstanceId>, &Grant> = BTreeMap::new();
+        for grant in live {
+            let kept = best.entry(grant.subject.instance).or_insert(grant);
+            if lasting(grant) > lasting(kept) {
+                *kept = grant;
+            }
+        }
+        let shared = best.remove(&None);
+        let entitled =
+            |grant: &Grant| Entitlement { tool, grant: grant.id, expires_ns: grant.expires_ns };
+        of_agent.extend(shared.map(entitled));
+        for (instance, grant) in best {
+            let longer = shared.is_none_or(|shared| lasting(grant) > lasting(shared));
+            if let (Some(instance), true) = (instance, longer) {
+                of_instances.entry(instance).or_default().push(entitled(grant));
+            }
+        }
+    }
+    (of_agent, of_instances)
+}
+
+/// The order in which `GrantTable::best` prefers live grants without a use count.
+const fn lasting(grant: &Grant) -> (u64, Reverse<GrantId>) {
+    (grant.expires_ns, Reverse(grant.id))
+}
+
+fn fold_scope(scope: u64, entitled: &[Entitlement<'_>], prefixes: &mut Vec<ScopedPrefix>) {
+    for protocol in PROTOCOLS {
+        for (prefix, table) in fold(entitled, protocol) {
+            let (address, prefix_length) = (prefix.octets(), u32::from(prefix.length()));
+            prefixes.push(ScopedPrefix { scope, protocol, address, prefix_length, table });
+        }
+    }
+}
+
+/// A prefix on the way down to the current one.
+struct Level<'a> {
+    prefix: Prefix,
+    /// The tools that have this very prefix.
+    own: Vec<Entitlement<'a>>,
+    /// What a lookup finds at this prefix.
+    table: PortTable,
+}
+
+/// The prefixes of one scope and protocol, each with all that holds there.
+fn fold(entitled: &[Entitlement<'_>], protocol: u8) -> Vec<(Prefix, PortTable)> {
+    let mut owners: BTreeMap<Prefix, Vec<Entitlement<'_>>> = BTreeMap::new();
+    for entitlement in entitled.iter().filter(|one| one.tool.protocols.contains(&protocol)) {
+        for network in &entitlement.tool.networks {
+            owners.entry(Prefix::of(*network)).or_default().push(*entitlement);
+        }
+    }
+    let reached = |barrier: &&Prefix| {
+        owners.keys().any(|prefix| prefix.contains(**barrier) && !prefix.covers(**barrier))
+    };
+    let barriers: BTreeSet<Prefix> = BARRIERS.iter().filter(reached).copied().collect();
+    for barrier in barriers {
+        owners.entry(barrier).or_default();
+    }
+
+    let mut folded = Vec::new();
+    let mut path: Vec<Level<'_>> = Vec::new();
+    // A prefix comes before all that it contains.
+    for (prefix, own) in owners {
+        while path.pop_if(|level| !level.prefix.contains(prefix)).is_some() {}
+        let above = path.iter().filter(|level| level.prefix.covers(prefix));
+        let holding = above.flat_map(|level| &level.own).chain(&own);
+        let table = port_table(holding);
+        // The same as above says the same as nothing.
+        if path.last().is_none_or(|level| level.table != table) {
+            folded.push((prefix, table));
+        }
+        path.push(Level { prefix, own, table });
+    }
+    folded
+}
+
+/// All port ranges of the tools; where they don't fit, those that last longest.
+fn port_table<'a>(holding: impl Iterator<Item = &'a Entitlement<'a>>) -> PortTable {
+    let mut rules: Vec<PortRule> = holding.flat_map(port_rules).collect();
+    rules.sort_unstable_by_key(|rule| (Reverse(rule.expires_ns), rule.first, rule.tool));
+    rules.dedup();
+    let truncated = u32::from(rules.len() > PORT_RULES);
+    rules.truncate(PORT_RULES);
+    rules.sort_unstable_by_key(|rule| rule.first);
+    let mut table = PortTable {
+        length: u32::try_from(rules.len()).unwrap_or_default(),
+        truncated,
+        rules: [PortRule::default(); PORT_RULES],
+    };
+    table.rules.iter_mut().zip(rules).for_each(|(to, from)| *to = from);
+    table
+}
+
+/// The ranges of a tool never touch each other, so there is nothing to join.
+fn port_rules<'a>(entitlement: &Entitlement<'a>) -> impl Iterator<Item = PortRule> + use<'a> {
+    let Entitlement { tool, grant, expires_ns } = *entitlement;
+    tool.ports.iter().map(move |range| PortRule {
+        expires_ns,
+        grant,
+        tool: tool.id,
+        first: range.first,
+        last: range.last,
+    })
+}

@@ -1,0 +1,235 @@
+//! A policy file as written: YAML to text with places, nothing checked but its form.
+//!
+//! In: the text of one file. Out: a [`Document`], or the one place where its form is wrong. Every
+//! scalar is kept as text, so that the checks see exactly what was written (`0x10`, `010`, `1e3`)
+//! and can point at it. Anchors, tags and merge keys are refused: what is reviewed is what holds.
+
+use std::{fmt, sync::Arc};
+
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
+use serde_saphyr::{
+    Error, Location, Options, Spanned,
+    budget::BudgetBreach,
+    options::{DuplicateKeyPolicy, MergeKeyPolicy},
+};
+
+use super::{
+    error::{Place, PolicyError, Problem, quote},
+    schema,
+};
+
+/// What `apiVersion` must say.
+pub(super) const API_VERSION: &str = "agent-enforcer/v1";
+
+/// Levels of a policy, with room for flow and block forms of each.
+const DEPTH_LIMIT: usize = 12;
+const NODE_LIMIT: usize = 600_000;
+
+/// A policy of agent-enforcer: tools are named sets of destinations, agents are classes of
+/// workload that may use some of them. All files of a directory are merged.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Document {
+    /// Version of this format.
+    #[serde(rename = "apiVersion")]
+    #[schemars(schema_with = "schema::api_version")]
+    _api_version: Spanned<String>,
+    /// Named sets of destinations. No destination may belong to two tools.
+    #[serde(default)]
+    pub(super) tools: Vec<ToolEntry>,
+    /// Classes of workload.
+    #[serde(default)]
+    pub(super) agents: Vec<AgentEntry>,
+}
+
+/// A named set of destinations: any of its addresses, on any of its ports.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ToolEntry {
+    /// Unique name.
+    #[schemars(schema_with = "schema::name")]
+    pub(super) name: Spanned<String>,
+    /// Addresses: CIDRs without host bits, or single addresses. IPv6 CIDRs never cover IPv4, and
+    /// cloud metadata addresses (169.254.169.254, fd00:ec2::254) must be named exactly.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(super) cidrs: Vec<Spanned<String>>,
+    /// Host names, for people: they are not resolved yet, so their addresses go to `cidrs`.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(super) hosts: Vec<Spanned<String>>,
+    /// Ports and ranges of ports.
+    #[schemars(schema_with = "schema::ports")]
+    pub(super) ports: Spanned<Vec<Spanned<String>>>,
+    /// Transport protocol, or a list of them.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::protocol")]
+    pub(super) protocol: Option<Spanned<OneOrMany>>,
+}
+
+/// A class of workload: what recognises its processes and what they may use.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AgentEntry {
+    /// Unique name.
+    #[schemars(schema_with = "schema::name")]
+    pub(super) name: Spanned<String>,
+    /// Who answers for it.
+    #[schemars(with = "String")]
+    pub(super) owner: Spanned<String>,
+    /// What it is for.
+    #[schemars(with = "String")]
+    pub(super) purpose: Spanned<String>,
+    /// What recognises its processes: any one of the terms; a term is a list of selectors that
+    /// must all hold.
+    #[schemars(schema_with = "schema::selectors")]
+    pub(super) selectors: Spanned<Vec<Spanned<Vec<Spanned<String>>>>>,
+    /// The approved tools: the ceiling of every grant.
+    #[schemars(with = "Vec<String>")]
+    pub(super) tools: Vec<Spanned<String>>,
+    /// Those of the approved tools that need no grant.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(super) standing: Vec<Spanned<String>>,
+    /// What becomes of a call that nothing covers: wait for a grant (the default), or be denied.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::on_miss")]
+    pub(super) on_miss: Option<Spanned<String>>,
+    /// How long a call may wait for its decision, 0s to 10m; 5s where it is not given.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::duration")]
+    pub(super) stall_limit: Option<Spanned<String>>,
+    /// Enforce denials (the default), or let them through and record them.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::mode")]
+    pub(super) mode: Option<Spanned<String>>,
+    /// `SO_MARK` of the agent's sockets, for firewalls and routing: a number, or hex in quotes.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::socket_mark")]
+    pub(super) socket_mark: Option<Spanned<String>>,
+}
+
+/// A scalar where one is enough, otherwise a list.
+#[derive(Debug)]
+pub(super) enum OneOrMany {
+    /// A scalar.
+    One(String),
+    /// A list.
+    Many(Vec<Spanned<String>>),
+}
+
+/// Only the version: read first, so that a file of a later version is not blamed for its keys.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "apiVersion")]
+    api_version: Option<Spanned<String>>,
+}
+
+/// Decodes one file.
+pub(super) fn decode(text: &str, file: &Arc<str>) -> Result<Document, PolicyError> {
+    let refuse = |error: Error| {
+        let place = Place::in_file(file, error.location().unwrap_or(Location::UNKNOWN));
+        PolicyError::new(place, problem(error))
+    };
+    let header: Header = serde_saphyr::from_str_with_options(text, options()).map_err(refuse)?;
+    let Some(version) = header.api_version else {
+        return Err(PolicyError::new(Place::at(file, 1, 1), Problem::ApiVersionMissing));
+    };
+    if version.value != API_VERSION {
+        let place = Place::in_file(file, version.referenced);
+        return Err(PolicyError::new(place, Problem::ApiVersionUnknown(quote(&version.value))));
+    }
+    serde_saphyr::from_str_with_options(text, options()).map_err(refuse)
+}
+
+fn options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_anchors: 0,
+            max_aliases: 0,
+            max_depth: DEPTH_LIMIT,
+            max_nodes: NODE_LIMIT,
+        },
+        duplicate_keys: DuplicateKeyPolicy::Error,
+        merge_keys: MergeKeyPolicy::Error,
+        reject_unsupported_tags: true,
+        reject_tagged_field_names: true,
+        ignore_binary_tag_for_string: true,
+        with_snippet: false,
+    }
+}
+
+/// The decoder's errors in our words.
+#[expect(clippy::wildcard_enum_match_arm, reason = "foreign and open: the rest shares one form")]
+fn problem(error: Error) -> Problem {
+    let text = message(&error);
+    match error {
+        Error::Eof { .. } if !text.contains("while") => Problem::Empty,
+        Error::SerdeUnknownField { field, expected, .. } => {
+            Problem::UnknownKey { key: quote(&field), known: expected.join(", ") }
+        }
+        Error::SerdeMissingField { field, .. } => Problem::MissingKey(field),
+        Error::DuplicateMappingKey { key, .. } => {
+            Problem::DuplicateKey(quote(&key.unwrap_or_default()))
+        }
+        Error::NullIntoString { .. } => Problem::MissingValue,
+        Error::MergeKeyNotAllowed { .. }
+        | Error::UnknownAnchor { .. }
+        | Error::Budget {
+            breach: BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. },
+            ..
+        } => Problem::Anchor,
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => Problem::TooDeep,
+        Error::UnsupportedTag { tag, .. } | Error::TaggedStructFieldName { tag, .. } => {
+            Problem::Tag(quote(&tag))
+        }
+        Error::MultipleDocuments { .. } => Problem::SecondDocument,
+        _ => Problem::Syntax(text),
+    }
+}
+
+/// The decoder's message without its place.
+fn message(error: &Error) -> String {
+    let text = error.render();
+    let place =
+        error.location().map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+    let bare = place.and_then(|place| text.strip_suffix(place.as_str()).map(str::to_owned));
+    bare.unwrap_or(text).replace('\n', " ")
+}
+
+/// A key that is there must have a value: `mode:` alone is a mistake, not the default.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ScalarOrList;
+
+        impl<'de> Visitor<'de> for ScalarOrList {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a word or a list of words")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(OneOrMany::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Self::Value, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(items)).map(OneOrMany::Many)
+            }
+        }
+
+        deserializer.deserialize_any(ScalarOrList)
+    }
+}

@@ -1,0 +1,426 @@
+//! What can be wrong with a policy: each problem with its place and its remedy.
+//!
+//! In: what the reader and the checks found. Out: one line per problem. Text from a policy file is
+//! quoted and escaped before it is shown, so that a file can't write to a terminal or a log.
+
+use std::{fmt, io, path::Path, sync::Arc};
+
+use serde_saphyr::Location;
+
+use super::directory::{DIRECTORY_LIMIT, FILE_LIMIT};
+
+/// Longest piece of a policy file that a message repeats, characters.
+const QUOTE_LIMIT: usize = 80;
+
+/// Where in a policy a problem is: a file or directory, and in a file its line and column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    file: Arc<str>,
+    /// Line and column from 1, `None` for the whole file.
+    position: Option<(u32, u32)>,
+}
+
+/// Everything that is wrong with a policy. Shown one problem per line.
+#[derive(Debug)]
+pub struct PolicyErrors(Vec<PolicyError>);
+
+/// One problem at its place.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct PolicyError {
+    place: Place,
+    problem: Problem,
+}
+
+/// What is wrong, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The directory is not there.
+    #[error("there is no such directory; create it, or name another with `--policy`")]
+    DirectoryMissing,
+    /// The path is no directory.
+    #[error("this is not a directory; name the directory that holds the policy files")]
+    NotADirectory,
+    /// The directory can't be listed.
+    #[error("the directory can't be read ({0}); make it readable for the daemon")]
+    DirectoryUnreadable(#[source] io::Error),
+    /// The directory has no policy file.
+    #[error("the directory has no `*.yaml` or `*.yml` file; put a policy file there")]
+    DirectoryEmpty,
+    /// The files are too large in all.
+    #[error("the policy files have {0} bytes in all, more than {DIRECTORY_LIMIT}; remove some")]
+    DirectoryTooLarge(u64),
+    /// No file names anything.
+    #[error("no file names a tool or an agent; add `tools:` and `agents:`")]
+    NothingNamed,
+    /// The file is a directory, device, pipe or socket.
+    #[error("this is not a regular file; replace it by one, or rename it")]
+    NotARegularFile,
+    /// The file can't be read.
+    #[error("the file can't be read ({0}); make it readable for the daemon, or remove it")]
+    FileUnreadable(#[source] io::Error),
+    /// The file is too large.
+    #[error("the file has {0} bytes, more than {FILE_LIMIT}; split it")]
+    FileTooLarge(u64),
+    /// The file is not text.
+    #[error("this byte is not UTF-8; save the file as UTF-8")]
+    NotUtf8,
+    /// The file begins with a byte order mark.
+    #[error("the file begins with a byte order mark; save it as UTF-8 without one")]
+    ByteOrderMark,
+
+    /// The file is empty.
+    #[error("the file is empty; begin it with `apiVersion: agent-enforcer/v1`")]
+    Empty,
+    /// The file does not say its version.
+    #[error("`apiVersion` is missing; begin the file with `apiVersion: agent-enforcer/v1`")]
+    ApiVersionMissing,
+    /// The file is of a version that this daemon does not know.
+    #[error("apiVersion {0} is not known; this daemon reads `agent-enforcer/v1`")]
+    ApiVersionUnknown(String),
+    /// The YAML can't be decoded.
+    #[error("{0}; correct the YAML here, docs/policy.md shows the form")]
+    Syntax(String),
+    /// A key that does not exist.
+    #[error("key {key} is not known; the keys here are {known}")]
+    UnknownKey {
+        /// The key, quoted.
+        key: String,
+        /// The keys that exist.
+        known: String,
+    },
+    /// A required key is not there.
+    #[error("key `{0}` is missing; add it")]
+    MissingKey(&'static str),
+    /// A key stands twice.
+    #[error("key {0} stands twice in one mapping; remove one")]
+    DuplicateKey(String),
+    /// A key without a value.
+    #[error("the key has no value; write one, or remove the key")]
+    MissingValue,
+    /// Anchors, aliases, merge keys.
+    #[error("anchors, aliases and merge keys are not allowed; write the value out")]
+    Anchor,
+    /// A YAML tag.
+    #[error("tag {0} is not allowed; remove it")]
+    Tag(String),
+    /// Nested deeper than any policy is.
+    #[error("the YAML is nested deeper than a policy is; remove the inner levels")]
+    TooDeep,
+    /// More than one document.
+    #[error("a second document begins here; put it in a file of its own")]
+    SecondDocument,
+
+    /// A name in another form.
+    #[error(
+        "{0} is not a name; use 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit"
+    )]
+    BadName(String),
+    /// A name given twice.
+    #[error("{what} {name} is defined at {first} already; rename or remove one")]
+    DuplicateName {
+        /// `tool` or `agent`.
+        what: &'static str,
+        /// The name, quoted.
+        name: String,
+        /// Where it was first.
+        first: Place,
+    },
+    /// An entry of a list given twice.
+    #[error("{0} stands twice in this list; remove one")]
+    DuplicateEntry(String),
+    /// A list without entries.
+    #[error("`{0}` is empty; {1}")]
+    EmptyList(&'static str, &'static str),
+    /// A text that is empty, too long or has control characters.
+    #[error("`{key}` {fault}; write 1 to {limit} bytes on one line")]
+    BadText {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        fault: &'static str,
+        /// Longest text, bytes.
+        limit: usize,
+    },
+
+    /// A tool with neither addresses nor hosts.
+    #[error("tool {0} has no destination; add `cidrs`")]
+    NoDestination(String),
+    /// A tool with hosts only.
+    #[error("tool {0} has hosts but no CIDRs, and names are not resolved yet; add their `cidrs`")]
+    HostsWithoutCidrs(String),
+    /// Not a host name.
+    #[error("{0} is not a host name; write it like `api.example.com`, addresses go to `cidrs`")]
+    BadHost(String),
+    /// Not an address.
+    #[error(
+        "{0} is not an address or CIDR; write it like `192.0.2.0/24`, `2001:db8::/32` or `192.0.2.1`"
+    )]
+    BadCidr(String),
+    /// A prefix length out of range.
+    #[error("{text} has no valid prefix length; use 0 to {longest}")]
+    BadPrefixLength {
+        /// The CIDR, quoted.
+        text: String,
+        /// Longest prefix of the family.
+        longest: u8,
+    },
+    /// An address in an unusual spelling.
+    #[error("{text} is not in canonical form; write `{canonical}`")]
+    NotCanonical {
+        /// The CIDR, quoted.
+        text: String,
+        /// How it is written.
+        canonical: String,
+    },
+    /// Address bits below the prefix.
+    #[error("{text} has host bits set; write `{network}`")]
+    HostBits {
+        /// The CIDR, quoted.
+        text: String,
+        /// The network it is in.
+        network: String,
+    },
+    /// IPv4 in IPv6 form.
+    #[error("{text} is IPv4 in IPv6 form; write `{v4}`")]
+    MappedCidr {
+        /// The CIDR, quoted.
+        text: String,
+        /// The same as IPv4.
+        v4: String,
+    },
+    /// The unspecified address as a host.
+    #[error("{text} is never a destination: the kernel turns it into loopback; write `{loopback}`")]
+    Unspecified {
+        /// The address, quoted.
+        text: String,
+        /// The loopback address of its family.
+        loopback: &'static str,
+    },
+    /// Not a port or range.
+    #[error("{0} is not a port or range; write 1 to 65535, or a range like \"8000-8100\"")]
+    BadPort(String),
+    /// A range with its ends exchanged.
+    #[error("{text} is a reversed range; write \"{last}-{first}\"")]
+    ReversedPorts {
+        /// The range, quoted.
+        text: String,
+        /// Its first port.
+        first: u16,
+        /// Its last port.
+        last: u16,
+    },
+    /// Not a protocol.
+    #[error("{0} is not a protocol; use `tcp`, `udp` or [tcp, udp]")]
+    BadProtocol(String),
+    /// Two tools cover one destination.
+    #[error("{0}; take it out of one, each destination has one tool")]
+    Overlap(Box<Overlap>),
+
+    /// A tool that no file defines.
+    #[error("tool {0} is not defined; define it under `tools:`, or correct the name")]
+    UnknownTool(String),
+    /// A standing tool that is not approved.
+    #[error("standing tool {0} is not among the agent's `tools`; add it there, or remove it here")]
+    StandingNotApproved(String),
+    /// A word that is none of the choices.
+    #[error("{value} is no value of `{key}`; use {choices}")]
+    BadWord {
+        /// The key.
+        key: &'static str,
+        /// The value, quoted.
+        value: String,
+        /// What may stand there.
+        choices: &'static str,
+    },
+    /// Not a duration.
+    #[error("{0} is not a duration; write it like `5s`, `500ms` or `2m`")]
+    BadDuration(String),
+    /// A stall limit that is too long.
+    #[error("a stall limit of {0} is too long; use 0s to 10m")]
+    StallLimit(String),
+    /// Not a socket mark.
+    #[error("{0} is not a socket mark; write 1 to 4294967295, or 0x1 to 0xffffffff in quotes")]
+    BadMark(String),
+
+    /// Not a selector.
+    #[error(
+        "{0} is not a selector; use systemd:id:, unix:uid:, unix:path:, unix:sha256: or cgroup:path: with a value"
+    )]
+    BadSelector(String),
+    /// Not a systemd unit.
+    #[error("{0} is not a unit name; write it with its type, like `systemd:id:agent@*.service`")]
+    BadUnit(String),
+    /// Not a user id.
+    #[error("{0} is not a user id; write the number that `id -u USER` shows")]
+    BadUser(String),
+    /// Not a digest.
+    #[error("{0} is not a SHA-256 digest; write the 64 digits that `sha256sum FILE` shows")]
+    BadDigest(String),
+    /// Not an absolute, normal path.
+    #[error("{0} can't match; write an absolute path without `//`, `.`, `..` and a trailing `/`")]
+    BadPath(String),
+    /// Every process on the host would be an agent's.
+    #[error("{0} matches everything on the host; name what belongs to the agent")]
+    MatchesAll(String),
+    /// A glob that does not fit.
+    #[error("this glob has {length} bytes, more than {limit}; shorten it with `*`")]
+    GlobTooLong {
+        /// Bytes it has.
+        length: usize,
+        /// Bytes it may have.
+        limit: usize,
+    },
+    /// Two selectors of one kind.
+    #[error("this term names two {0}; keep one, and write the other as a term of its own")]
+    TwoOfOneKind(&'static str),
+    /// A digest alone.
+    #[error(
+        "a digest can't recognise a process, it is demanded of those that the term matches; add a selector like unix:path: to the term"
+    )]
+    DigestAlone,
+    /// A term twice, in two agents.
+    #[error(
+        "agent {agent} claims the processes that agent {other} claims at {first}; change one of the terms (digests don't tell agents apart)"
+    )]
+    TermClaimed {
+        /// The agent at the place.
+        agent: String,
+        /// The other one.
+        other: String,
+        /// Where the other claims them.
+        first: Place,
+    },
+    /// A term twice, in one agent.
+    #[error("this term stands at {0} already; remove one")]
+    DuplicateTerm(Place),
+    /// A demand that another term takes back.
+    #[error(
+        "this term and the one at {0} match the same processes, but only one demands a digest; remove one"
+    )]
+    DigestContradiction(Place),
+    /// More terms than the kernel's tables hold.
+    #[error("the policy has more than {0} different selector terms; merge some with globs")]
+    TooManyTerms(usize),
+    /// More cgroup globs than the kernel's tables hold.
+    #[error("the policy has more than {0} different cgroup globs; merge some with `*`")]
+    TooManyPatterns(u32),
+}
+
+/// A destination that two tools cover.
+#[derive(Debug)]
+pub struct Overlap {
+    /// The tool that is reported, quoted.
+    pub(super) tool: String,
+    /// A network, port and protocol that both cover.
+    pub(super) destination: String,
+    /// The other tool, quoted.
+    pub(super) other: String,
+    /// The network of the other tool that covers it, and where that stands.
+    pub(super) cover: String,
+    pub(super) cover_place: Place,
+}
+
+impl fmt::Display for Overlap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tool, destination, other, cover, cover_place } = self;
+        write!(
+            f,
+            "{destination} of tool {tool} is covered by {cover} of tool {other} ({cover_place}) too"
+        )
+    }
+}
+
+impl Place {
+    /// A whole file or directory.
+    pub(super) fn whole(path: &Path) -> Self {
+        Self { file: quote_path(path), position: None }
+    }
+
+    /// A location in a file.
+    pub(super) fn in_file(file: &Arc<str>, at: Location) -> Self {
+        let short = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let position = (at.line() != 0).then(|| (short(at.line()), short(at.column())));
+        Self { file: Arc::clone(file), position }
+    }
+
+    /// A line and column (from 1) in a file.
+    pub(super) fn at(file: &Arc<str>, line: u32, column: u32) -> Self {
+        Self { file: Arc::clone(file), position: Some((line, column)) }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        self.position.map_or(Ok(()), |(line, column)| write!(f, ":{line}:{column}"))
+    }
+}
+
+impl PolicyError {
+    pub(super) const fn new(place: Place, problem: Problem) -> Self {
+        Self { place, problem }
+    }
+
+    /// Where it is.
+    pub const fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// What it is.
+    pub const fn problem(&self) -> &Problem {
+        &self.problem
+    }
+}
+
+impl PolicyErrors {
+    pub(super) const fn new(errors: Vec<PolicyError>) -> Self {
+        Self(errors)
+    }
+
+    /// Each problem, in the order of the files.
+    pub fn iter(&self) -> impl Iterator<Item = &PolicyError> {
+        self.0.iter()
+    }
+}
+
+impl From<PolicyError> for PolicyErrors {
+    fn from(error: PolicyError) -> Self {
+        Self(vec![error])
+    }
+}
+
+impl fmt::Display for PolicyErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for error in &self.0 {
+            write!(f, "{separator}{error}")?;
+            separator = "\n";
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PolicyErrors {}
+
+/// Text of a policy file as a message shows it: in backquotes, escaped, shortened.
+pub(super) fn quote(text: &str) -> String {
+    let mut quoted = String::from("`");
+    quoted.extend(text.chars().take(QUOTE_LIMIT).flat_map(char::escape_debug));
+    if text.chars().nth(QUOTE_LIMIT).is_some() {
+        quoted.push_str("...");
+    }
+    quoted.push('`');
+    quoted
+}
+
+/// A path as a message shows it.
+pub(super) fn quote_path(path: &Path) -> Arc<str> {
+    path.to_string_lossy().chars().flat_map(escape_control).collect::<String>().into()
+}
+
+fn escape_control(character: char) -> impl Iterator<Item = char> {
+    let plain = (!character.is_control()).then_some(character);
+    let escaped = character.is_control().then(|| character.escape_default());
+    plain.into_iter().chain(escaped.into_iter().flatten())
+}

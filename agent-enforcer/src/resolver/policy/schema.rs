@@ -1,0 +1,89 @@
+//! The JSON Schema of policy files, for editors.
+//!
+//! In: the types of [`super::document`]. Out: a schema, committed as `policies/schema.json`. It
+//! says what an editor can check; what only the daemon can check (overlaps, unknown names) is not
+//! in it.
+
+use schemars::{Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
+
+use super::document::{API_VERSION, Document};
+
+/// The schema of one policy file, pretty-printed, with a final newline.
+pub fn json_schema() -> String {
+    let mut settings = SchemaSettings::draft07();
+    settings.inline_subschemas = true;
+    let schema = settings.into_generator().into_root_schema_for::<Document>();
+    format!("{:#}\n", schema.as_value())
+}
+
+pub(super) fn api_version(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "const": API_VERSION })
+}
+
+pub(super) fn name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$" })
+}
+
+pub(super) fn ports(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "oneOf": [
+                { "type": "integer", "minimum": 1, "maximum": 65535 },
+                { "type": "string", "pattern": "^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$" },
+            ],
+        },
+    })
+}
+
+pub(super) fn protocol(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "default": "tcp",
+        "oneOf": [
+            { "enum": ["tcp", "udp"] },
+            {
+                "type": "array",
+                "minItems": 1,
+                "uniqueItems": true,
+                "items": { "enum": ["tcp", "udp"] },
+            },
+        ],
+    })
+}
+
+pub(super) fn selectors(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "string",
+                "pattern": "^(systemd:id:.+|unix:uid:[0-9]+|unix:path:/.+|unix:sha256:[0-9a-f]{64}|cgroup:path:/.+)$",
+            },
+        },
+    })
+}
+
+pub(super) fn on_miss(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["stall", "deny"], "default": "stall" })
+}
+
+pub(super) fn mode(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["enforce", "audit"], "default": "enforce" })
+}
+
+pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "default": "5s", "examples": ["500ms", "30s", "2m"] })
+}
+
+pub(super) fn socket_mark(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "oneOf": [
+            { "type": "integer", "minimum": 1, "maximum": u32::MAX },
+            { "type": "string", "pattern": "^(0x[0-9a-fA-F]{1,8}|[1-9][0-9]{0,9})$" },
+        ],
+    })
+}

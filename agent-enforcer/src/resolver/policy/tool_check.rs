@@ -1,0 +1,292 @@
+//! From tools as written to tools that can decide.
+//!
+//! In: decoded files. Out: validated [`Tool`]s and every problem found. Questions, in order: is the
+//! name one and new, are its addresses, hosts, ports and protocols sound, and does any destination
+//! belong to a second tool (evidence must name exactly one)?
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    sync::Arc,
+};
+
+use agent_enforcer_common::{
+    destination::{PROTOCOL_TCP, PROTOCOL_UDP},
+    id::ToolId,
+};
+use ipnet::IpNet;
+use serde_saphyr::{Location, Spanned};
+
+use super::{
+    PortRange, Tool,
+    coverage::{AddressIndex, Prefix},
+    directory::Source,
+    document::{OneOrMany, ToolEntry},
+    error::{Overlap, Place, PolicyError, Problem, quote},
+    network::{self, decimal},
+};
+
+/// Longest name of a tool or agent, bytes.
+const NAME_LIMIT: usize = 63;
+/// Longest host name and label (RFC 1035), bytes.
+const HOST_LIMIT: usize = 253;
+const LABEL_LIMIT: usize = 63;
+
+/// What the files say about tools.
+#[derive(Debug, Default)]
+pub(super) struct CheckedTools {
+    /// Those without a problem.
+    pub(super) tools: Vec<Tool>,
+    /// Every name, of tools with problems too, so that naming them is no second problem.
+    pub(super) names: HashMap<String, (ToolId, Place)>,
+}
+
+/// Collects the problems of one file.
+pub(super) struct Report<'a> {
+    pub(super) file: &'a Arc<str>,
+    pub(super) errors: &'a mut Vec<PolicyError>,
+}
+
+impl Report<'_> {
+    pub(super) fn add(&mut self, at: Location, problem: Problem) {
+        self.errors.push(PolicyError::new(self.place(at), problem));
+    }
+
+    pub(super) fn place(&self, at: Location) -> Place {
+        Place::in_file(self.file, at)
+    }
+
+    /// Parses each item of a list: reports the bad ones and those that stand twice.
+    pub(super) fn each<T: Clone + Eq + Hash>(
+        &mut self,
+        items: &[Spanned<String>],
+        parse: impl Fn(&str) -> Result<T, Problem>,
+    ) -> Vec<(T, Location)> {
+        let mut seen = HashSet::new();
+        let mut parsed = Vec::new();
+        for item in items {
+            match parse(&item.value) {
+                Ok(value) if seen.insert(value.clone()) => parsed.push((value, item.referenced)),
+                Ok(_) => {
+                    self.add(item.referenced, Problem::DuplicateEntry(quote(&item.value)));
+                }
+                Err(problem) => self.add(item.referenced, problem),
+            }
+        }
+        parsed
+    }
+}
+
+/// A sound tool with the places of its networks, for the overlap check.
+struct Placed {
+    tool: Tool,
+    networks: Vec<Place>,
+}
+
+/// Checks the tools of all files.
+pub(super) fn check(sources: &[Source], errors: &mut Vec<PolicyError>) -> CheckedTools {
+    let mut checked = CheckedTools::default();
+    let mut placed = Vec::new();
+    for source in sources {
+        let mut report = Report { file: &source.file, errors };
+        for entry in &source.document.tools {
+            let id = claim_name(&entry.name, "tool", &mut checked.names, &mut report);
+            let before = report.errors.len();
+            let sound = tool(entry, id.unwrap_or_default(), &mut report);
+            if id.is_some() && report.errors.len() == before {
+                placed.push(sound);
+            }
+        }
+    }
+    checked.tools = refuse_overlaps(placed, errors);
+    checked
+}
+
+/// Checks a name and gives it the next number.
+pub(super) fn claim_name(
+    name: &Spanned<String>,
+    what: &'static str,
+    names: &mut HashMap<String, (ToolId, Place)>,
+    report: &mut Report<'_>,
+) -> Option<ToolId> {
+    if !is_name(&name.value) {
+        report.add(name.referenced, Problem::BadName(quote(&name.value)));
+        return None;
+    }
+    if let Some((_, first)) = names.get(&name.value) {
+        let problem =
+            Problem::DuplicateName { what, name: quote(&name.value), first: first.clone() };
+        report.add(name.referenced, problem);
+        return None;
+    }
+    let id = ToolId::new(u32::try_from(names.len()).ok()?.checked_add(1)?);
+    names.insert(name.value.clone(), (id, report.place(name.referenced)));
+    Some(id)
+}
+
+fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.len() <= NAME_LIMIT
+        && text.starts_with(plain)
+        && text.chars().all(|c| plain(c) || matches!(c, '.' | '_' | '-'))
+}
+
+fn tool(entry: &ToolEntry, id: ToolId, report: &mut Report<'_>) -> Placed {
+    let ToolEntry { name, cidrs, hosts, ports, protocol } = entry;
+    let networks = report.each(cidrs, network::parse);
+    let hosts = report.each(hosts, host);
+    if cidrs.is_empty() {
+        let quoted = quote(&name.value);
+        let problem = if hosts.is_empty() {
+            Problem::NoDestination(quoted)
+        } else {
+            Problem::HostsWithoutCidrs(quoted)
+        };
+        report.add(name.referenced, problem);
+    }
+    let ports = port_ranges(ports, report);
+    let protocols = protocols(protocol.as_ref(), report);
+    let places = networks.iter().map(|(_, at)| report.place(*at)).collect();
+    let tool = Tool {
+        id,
+        name: name.value.as_str().into(),
+        networks: networks.into_iter().map(|(network, _)| network).collect(),
+        hosts: hosts.into_iter().map(|(host, _)| host).collect(),
+        ports,
+        protocols,
+    };
+    Placed { tool, networks: places }
+}
+
+/// A host name, or `*.` and one. A name of digits and dots is an address gone wrong.
+fn host(text: &str) -> Result<Arc<str>, Problem> {
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        (1..=LABEL_LIMIT).contains(&label.len())
+            && label.chars().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let numeric = last.chars().all(|c| c.is_ascii_digit());
+    if name.len() > HOST_LIMIT || numeric || !name.split('.').all(label) {
+        return Err(Problem::BadHost(quote(text)));
+    }
+    Ok(text.into())
+}
+
+/// Sorted, with touching and overlapping ranges joined.
+fn port_ranges(ports: &Spanned<Vec<Spanned<String>>>, report: &mut Report<'_>) -> Vec<PortRange> {
+    if ports.value.is_empty() {
+        report.add(ports.referenced, Problem::EmptyList("ports", "name at least one port"));
+    }
+    let mut ranges: Vec<_> =
+        report.each(&ports.value, port_range).into_iter().map(|(range, _)| range).collect();
+    ranges.sort_unstable();
+    let mut joined: Vec<PortRange> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.first <= last.last.saturating_add(1) => {
+                last.last = last.last.max(range.last);
+            }
+            Some(_) | None => joined.push(range),
+        }
+    }
+    joined
+}
+
+fn port_range(text: &str) -> Result<PortRange, Problem> {
+    let port = |text: &str| decimal::<u16>(text).filter(|port| *port != 0).ok_or(());
+    let bad = |()| Problem::BadPort(quote(text));
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (port(first).map_err(bad)?, port(last).map_err(bad)?);
+    if first > last {
+        return Err(Problem::ReversedPorts { text: quote(text), first, last });
+    }
+    Ok(PortRange { first, last })
+}
+
+fn protocols(written: Option<&Spanned<OneOrMany>>, report: &mut Report<'_>) -> Vec<u8> {
+    let Some(written) = written else { return vec![PROTOCOL_TCP] };
+    let parsed = match &written.value {
+        OneOrMany::One(text) => {
+            let item = Spanned::new(text.clone(), written.referenced, written.defined);
+            report.each(&[item], protocol)
+        }
+        OneOrMany::Many(items) => {
+            if items.is_empty() {
+                let problem = Problem::EmptyList("protocol", "use `tcp`, `udp` or [tcp, udp]");
+                report.add(written.referenced, problem);
+            }
+            report.each(items, protocol)
+        }
+    };
+    let mut protocols: Vec<_> = parsed.into_iter().map(|(protocol, _)| protocol).collect();
+    protocols.sort_unstable();
+    protocols
+}
+
+fn protocol(text: &str) -> Result<u8, Problem> {
+    match text {
+        "tcp" => Ok(PROTOCOL_TCP),
+        "udp" => Ok(PROTOCOL_UDP),
+        _ => Err(Problem::BadProtocol(quote(text))),
+    }
+}
+
+/// Reports each pair of tools that cover one destination, once.
+fn refuse_overlaps(placed: Vec<Placed>, errors: &mut Vec<PolicyError>) -> Vec<Tool> {
+    let (tools, places): (Vec<_>, Vec<_>) =
+        placed.into_iter().map(|placed| (placed.tool, placed.networks)).unzip();
+    let index = AddressIndex::new(&tools);
+    let by_id: HashMap<ToolId, (&Tool, &Vec<Place>)> =
+        tools.iter().zip(&places).map(|(tool, places)| (tool.id, (tool, places))).collect();
+    let mut reported = HashSet::new();
+    for (tool, own_places) in tools.iter().zip(&places) {
+        for (network, place) in tool.networks.iter().zip(own_places) {
+            for (_, id) in index.covering(Prefix::of(*network)) {
+                let Some((other, other_places)) = by_id.get(&id) else { continue };
+                if other.id == tool.id || reported.contains(&pair(tool.id, other.id)) {
+                    continue;
+                }
+                let Some(service) = common_service(tool, other) else { continue };
+                reported.insert(pair(tool.id, other.id));
+                let Some((cover, at)) = cover(other, other_places, *network) else { continue };
+                let overlap = Overlap {
+                    tool: quote(&tool.name),
+                    destination: format!("{network} {service}"),
+                    other: quote(&other.name),
+                    cover: cover.to_string(),
+                    cover_place: at.clone(),
+                };
+                let problem = Problem::Overlap(Box::new(overlap));
+                errors.push(PolicyError::new(place.clone(), problem));
+            }
+        }
+    }
+    tools
+}
+
+fn pair(a: ToolId, b: ToolId) -> (ToolId, ToolId) {
+    if a < b { (a, b) } else { (b, a) }
+}
+
+/// A port and protocol that both tools have.
+fn common_service(a: &Tool, b: &Tool) -> Option<String> {
+    let protocol = a.protocols.iter().find(|protocol| b.protocols.contains(protocol))?;
+    let shared = |range: &PortRange| b.ports.iter().find(|other| range.overlaps(**other)).copied();
+    let (mine, theirs) = a.ports.iter().find_map(|range| Some((*range, shared(range)?)))?;
+    Some(format!("port {}/{}", mine.first.max(theirs.first), protocol_word(*protocol)))
+}
+
+/// The word of a protocol in policy files.
+pub(super) const fn protocol_word(protocol: u8) -> &'static str {
+    if protocol == PROTOCOL_UDP { "udp" } else { "tcp" }
+}
+
+/// The network of `tool` that covers `narrow`, and its place.
+fn cover<'a>(tool: &Tool, places: &'a [Place], narrow: IpNet) -> Option<(IpNet, &'a Place)> {
+    let covers = |wide: IpNet| Prefix::of(wide).covers(Prefix::of(narrow));
+    tool.networks.iter().copied().zip(places).find(|(wide, _)| covers(*wide))
+}
