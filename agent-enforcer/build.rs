@@ -1,4 +1,5 @@
-//! Builds the kernel object, so that one `cargo build` yields the whole binary.
+//! Builds the control protocol and the kernel object, so that one `cargo build` yields the whole
+//! binary.
 //!
 //! The kernel crate needs a target of its own, its own core library and one unstable switch;
 //! `cargo xtask setup` installs what that takes.
@@ -17,7 +18,19 @@ const TARGET: &str = "bpfel-unknown-none";
 const FLAGS: [&str; 3] = ["-Cdebuginfo=2", "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
 
 fn main() -> Result<()> {
+    compile_protocol()?;
     compile_kernel_object()
+}
+
+/// Compiles the control protocol into Rust; no `protoc` needed.
+fn compile_protocol() -> Result<()> {
+    const ROOT: &str = "../proto";
+    println!("cargo::rerun-if-changed={ROOT}");
+    let files = protox::compile(["agent_enforcer/v1/control.proto"], [ROOT])
+        .context("compiling the protocol below proto/")?;
+    tonic_prost_build::configure()
+        .compile_fds(files)
+        .context("generating Rust from the protocol below proto/")
 }
 
 fn compile_kernel_object() -> Result<()> {
