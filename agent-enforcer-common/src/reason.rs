@@ -68,6 +68,8 @@ reasons! {
     GrantUsedUp = 22 => "grant_used_up", "issue a new grant, or one with more uses";
     /// No grant came within the agent's stall limit.
     StallTimeout = 23 => "stall_timeout", "issue the grant sooner, or raise `stall_limit`";
+    /// The caller ended before its call was decided.
+    CallerGone = 25 => "caller_gone", "nothing to do: the call was never made";
     /// The agent is not in the policy in force.
     AgentUnknown = 24 => "agent_unknown", "put the agent back into the policy, or stop its processes";
 

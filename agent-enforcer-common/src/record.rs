@@ -28,6 +28,9 @@ pub enum RecordKind {
     InstanceEnded = 7,
     /// A table of the kernel side is full. A [`ProcessRecord`].
     TableFull = 8,
+    /// A flow that the daemon has denied sent a packet: it was held or live, and is to be reset.
+    /// No event of its own. A [`CallRecord`].
+    FlowDenied = 9,
 }
 
 impl RecordKind {
@@ -42,6 +45,7 @@ impl RecordKind {
             6 => Some(Self::Executed),
             7 => Some(Self::InstanceEnded),
             8 => Some(Self::TableFull),
+            9 => Some(Self::FlowDenied),
             _ => None,
         }
     }

@@ -154,6 +154,13 @@ pub(crate) fn allowed<const CURRENT: bool>(case: &Case<CURRENT>, permit: &Permit
     tell(RecordKind::Allowed, Counter::LostAllowed, case, reason, grant, tool);
 }
 
+/// Tells that a held or live flow was denied, so that its socket is reset.
+#[inline(always)]
+pub(crate) fn flow_denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
+    let Refusal { reason, grant, tool } = *refusal;
+    tell(RecordKind::FlowDenied, Counter::LostDenied, case, reason, grant, tool);
+}
+
 /// Tells of a process.
 #[inline(always)]
 pub(crate) fn process(kind: RecordKind, tgid: u32, tag: &ProcessTag) {
@@ -171,6 +178,7 @@ pub(crate) fn process(kind: RecordKind, tgid: u32, tag: &ProcessTag) {
         | RecordKind::Denied
         | RecordKind::Allowed
         | RecordKind::Audited
+        | RecordKind::FlowDenied
         | RecordKind::InstanceEnded
         | RecordKind::TableFull => ring::submit_later(entry),
     }

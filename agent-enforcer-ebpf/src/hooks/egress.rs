@@ -227,7 +227,8 @@ fn refuse(case: &Case<false>, refusal: &Refusal, told: Told) -> PacketOutcome {
         return PacketOutcome::Pass;
     }
     match told {
-        Told::Yes => counters::count_reason(refusal.reason),
+        Told::Yes if is_udp(&case.destination) => counters::count_reason(refusal.reason),
+        Told::Yes => report::flow_denied(case, refusal),
         Told::No => report::denied(case, refusal),
     }
     PacketOutcome::Drop

@@ -1,0 +1,460 @@
+//! The daemon's state and everything that changes it, owned by the intake thread.
+//!
+//! In: records, messages, the clock. Out: verdicts, events, answers to operators. One owner, no
+//! locks: whatever takes long (hashing, the disk, other namespaces) is done elsewhere and comes
+//! back as a [`Message`].
+
+mod adoption;
+mod calls;
+mod force;
+mod handle;
+mod images;
+mod pending;
+mod queries;
+mod selectors;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
+    sync::{Arc, mpsc::SyncSender},
+    time::{Duration, SystemTime},
+};
+
+use agent_enforcer_common::{
+    id::{AgentId, ExecId, GrantId, InstanceId},
+    record::ProcessFacts,
+};
+use tokio::sync::oneshot;
+
+pub use adoption::AdoptionError;
+pub use handle::EngineHandle;
+pub use pending::PendingLimits;
+pub use selectors::SelectorError;
+
+use crate::{
+    control::{
+        AgentView, ControlError, ExplainQuestion, Explanation, GrantSpec, GrantView, PendingView,
+        PolicyView, Status,
+    },
+    decision::Process,
+    events::{DaemonEvent, Event, EventQueue, LostRecords},
+    intake::{DecodeError, Record},
+    kernel::{
+        flows::FlowReset,
+        maps::{CounterMaps, ProcessMaps},
+    },
+    resolver::{
+        attestation::{
+            digest::{DigestCache, DigestError, Hashed},
+            executables::Resolution,
+            process::ProcessReader,
+            worker::HashWorkers,
+        },
+        grant::{Grant, GrantStoreError, GrantTable, Moment, NewGrant},
+        policy::{Policy, SelectorPlan},
+    },
+    verdicts::{VerdictError, Verdicts},
+};
+use images::Image;
+use pending::{GroupKey, Pending};
+use selectors::Selectors;
+
+/// Between two heartbeats; the kernel side waits several times as long.
+const HEARTBEAT: Duration = Duration::from_millis(50);
+/// Between two looks at what ends by itself.
+const HOUSEKEEPING: Duration = Duration::from_millis(10);
+/// Between two looks at processes and counters.
+const SURVEY: Duration = Duration::from_millis(200);
+/// Images that wait to be attested before they ask for anything.
+const PREFETCH: usize = 64;
+
+/// What an operator's command is answered through.
+pub type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
+
+/// What comes from the rest of the daemon.
+pub enum Message {
+    /// An executable was hashed, for an image.
+    Hashed(ExecId, Result<Hashed, DigestError>),
+    /// A use of a counted grant is on the disk, or is not.
+    UseRecorded {
+        /// The grant.
+        grant: GrantId,
+        /// For which calls.
+        key: GroupKey,
+        /// What the store said.
+        result: Result<Grant, GrantStoreError>,
+    },
+    /// Executables that path selectors name.
+    Executables(Resolution),
+    /// Check a grant against the policy in force.
+    CheckGrant(GrantSpec, Box<Moment>, Answer<NewGrant>),
+    /// A grant was issued or revoked; it is on the disk.
+    GrantChanged(Box<Grant>, Answer<GrantView>),
+    /// A policy was read and its agents have ids.
+    NewPolicy(Box<Policy>, Vec<(Arc<str>, AgentId)>, Answer<PolicyView>),
+    /// A policy was refused.
+    PolicyRejected(String),
+    /// See `Control::status`.
+    Status(Answer<Status>),
+    /// See `Control::agents`.
+    Agents(Answer<Vec<AgentView>>),
+    /// See `Control::policy_show`.
+    PolicyShow(Answer<PolicyView>),
+    /// See `Control::grant_list`.
+    GrantList(Answer<Vec<GrantView>>),
+    /// See `Control::pending`.
+    Pending(Answer<Vec<PendingView>>),
+    /// See `Control::explain`.
+    Explain(ExplainQuestion, Answer<Explanation>),
+    /// End: the intake thread returns the engine.
+    Stop,
+}
+
+/// What the intake does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Goes on.
+    Continue,
+    /// Returns.
+    Stop,
+}
+
+/// A running tree of processes of an agent.
+#[derive(Debug)]
+struct Instance {
+    agent: Arc<str>,
+    process: Arc<Process>,
+    root: ExecId,
+    started: SystemTime,
+    /// Why it may not act, where its first image did not hold.
+    refused: Option<agent_enforcer_common::reason::Reason>,
+    announced: bool,
+}
+
+/// Asks the store for a use of a counted grant.
+#[derive(Debug, Clone, Copy)]
+pub struct UseRequest {
+    /// The grant.
+    pub grant: GrantId,
+    /// For which calls.
+    pub key: GroupKey,
+}
+
+/// Everything that an engine is made of.
+pub struct Parts {
+    /// Policy directory, for people.
+    pub policy_dir: PathBuf,
+    /// The policy.
+    pub policy: Policy,
+    /// Ids of its agents.
+    pub agent_ids: Vec<(Arc<str>, AgentId)>,
+    /// Grants.
+    pub grants: GrantTable,
+    /// The verdict writer.
+    pub verdicts: Verdicts,
+    /// Tags of processes and sockets.
+    pub processes: ProcessMaps,
+    /// Selector tables.
+    pub selectors: crate::kernel::maps::SelectorMaps,
+    /// Counters.
+    pub counters: CounterMaps,
+    /// Events.
+    pub events: EventQueue,
+    /// Hashes executables.
+    pub hashers: HashWorkers<ExecId>,
+    /// Resets flows.
+    pub flows: FlowReset,
+    /// Records uses of counted grants.
+    pub uses: SyncSender<UseRequest>,
+    /// Path globs to resolve and watch.
+    pub globs: SyncSender<Vec<String>>,
+    /// Mount point of cgroup v2.
+    pub cgroups: PathBuf,
+    /// Limits of what may wait.
+    pub limits: PendingLimits,
+}
+
+/// Why an engine can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A map.
+    #[error(transparent)]
+    Verdict(#[from] VerdictError),
+    /// The selector tables.
+    #[error(transparent)]
+    Selector(#[from] SelectorError),
+    /// Running processes.
+    #[error(transparent)]
+    Adoption(#[from] AdoptionError),
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] crate::resolver::attestation::ProcError),
+    /// The clock.
+    #[error(transparent)]
+    Clock(#[from] crate::resolver::grant::ClockError),
+}
+
+/// See the module's header.
+pub struct Engine {
+    policy_dir: PathBuf,
+    policy: Policy,
+    plan: SelectorPlan,
+    agent_ids: HashMap<Arc<str>, AgentId>,
+    agent_names: HashMap<AgentId, Arc<str>>,
+    grants: GrantTable,
+    verdicts: Verdicts,
+    processes: ProcessMaps,
+    selectors: Selectors,
+    counters: CounterMaps,
+    events: EventQueue,
+    reader: ProcessReader,
+    digests: DigestCache,
+    hashers: HashWorkers<ExecId>,
+    flows: FlowReset,
+    uses: SyncSender<UseRequest>,
+    globs: SyncSender<Vec<String>>,
+    images: HashMap<ExecId, Image>,
+    image_order: VecDeque<ExecId>,
+    prefetch: VecDeque<ProcessFacts>,
+    instances: HashMap<InstanceId, Instance>,
+    pending: Pending,
+    started: SystemTime,
+    clock: Clock,
+    next_heartbeat_ns: u64,
+    next_housekeeping_ns: u64,
+    next_survey_ns: u64,
+    next_compile_ns: u64,
+    bad_records: u64,
+    lost: [u64; 4],
+    ended: HashMap<GrantId, crate::resolver::grant::GrantState>,
+}
+
+/// Converts moments of `CLOCK_BOOTTIME` for people.
+#[derive(Debug, Clone, Copy)]
+struct Clock;
+
+impl Clock {
+    fn now_ns(self) -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+        seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
+    }
+
+    fn wall(self, at_ns: u64) -> SystemTime {
+        let (now, now_ns) = (SystemTime::now(), self.now_ns());
+        if at_ns >= now_ns {
+            now + Duration::from_nanos(at_ns - now_ns)
+        } else {
+            now - Duration::from_nanos(now_ns - at_ns)
+        }
+    }
+}
+
+impl Engine {
+    /// Puts the policy in force and takes in every process that runs. The programs are attached
+    /// already, so that nothing slips between.
+    pub fn start(parts: Parts) -> Result<Self, EngineError> {
+        let Parts {
+            policy_dir,
+            policy,
+            agent_ids,
+            grants,
+            verdicts,
+            processes,
+            selectors,
+            counters,
+            events,
+            hashers,
+            flows,
+            uses,
+            globs,
+            cgroups,
+            limits,
+        } = parts;
+        let mut engine = Self {
+            policy_dir,
+            plan: SelectorPlan::build(&policy),
+            policy,
+            agent_names: agent_ids.iter().map(|(name, id)| (*id, Arc::clone(name))).collect(),
+            agent_ids: agent_ids.into_iter().collect(),
+            grants,
+            verdicts,
+            processes,
+            selectors: Selectors::new(selectors, cgroups),
+            counters,
+            events,
+            reader: ProcessReader::new()?,
+            digests: DigestCache::new(4096),
+            hashers,
+            flows,
+            uses,
+            globs,
+            images: HashMap::new(),
+            image_order: VecDeque::new(),
+            prefetch: VecDeque::new(),
+            instances: HashMap::new(),
+            pending: Pending::new(limits),
+            started: SystemTime::now(),
+            clock: Clock,
+            next_heartbeat_ns: 0,
+            next_housekeeping_ns: 0,
+            next_survey_ns: 0,
+            next_compile_ns: 0,
+            bad_records: 0,
+            lost: [0; 4],
+            ended: HashMap::new(),
+        };
+        engine.lost = engine.lost_records();
+        engine.note_ended_grants();
+        engine.load_policy()?;
+        engine.adopt()?;
+        Ok(engine)
+    }
+
+    /// One record of the kernel side.
+    pub fn on_record(&mut self, record: &Record) {
+        match record {
+            Record::Request(record, hook) => self.on_request(record, *hook),
+            Record::Denied(record, hook) => self.on_denied(record, *hook),
+            Record::Allowed(record, hook) => self.on_allowed(record, *hook),
+            Record::Audited(record, hook) => self.on_audited(record, *hook),
+            Record::FlowDenied(record, _hook) => self.reset_flow(record),
+            Record::Classified(record) => self.on_classified(&record.process),
+            Record::Executed(record) => {
+                if self.prefetch.len() == PREFETCH {
+                    self.prefetch.pop_front();
+                }
+                self.prefetch.push_back(record.process);
+            }
+            Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
+            Record::TableFull(record) => {
+                let table = if record.process.tgid == 0 {
+                    agent_enforcer_common::names::CGROUPS
+                } else {
+                    agent_enforcer_common::names::PROCS
+                };
+                self.tell(DaemonEvent::TableFull { table });
+            }
+        }
+    }
+
+    /// A record that is none: counted and said, never silently dropped.
+    pub fn on_bad_record(&mut self, error: &DecodeError) {
+        self.bad_records += 1;
+        tracing::error!(%error, "a record of the kernel side was refused");
+    }
+
+    /// One message.
+    pub fn on_message(&mut self, message: Message) -> Next {
+        match message {
+            Message::Hashed(exec, result) => self.on_hashed(exec, result),
+            Message::UseRecorded { grant, key, result } => self.on_use_recorded(grant, key, result),
+            Message::Executables(resolution) => self.on_executables(&resolution),
+            Message::CheckGrant(spec, now, answer) => {
+                let _ = answer.send(self.check_grant(&spec, &now));
+            }
+            Message::GrantChanged(grant, answer) => {
+                let _ = answer.send(self.on_grant_changed(*grant));
+            }
+            Message::NewPolicy(policy, ids, answer) => {
+                let _ = answer.send(self.on_new_policy(*policy, ids));
+            }
+            Message::PolicyRejected(error) => self.tell(DaemonEvent::PolicyRejected { error }),
+            Message::Status(answer) => {
+                let _ = answer.send(Ok(self.status()));
+            }
+            Message::Agents(answer) => {
+                let _ = answer.send(Ok(self.agents()));
+            }
+            Message::PolicyShow(answer) => {
+                let _ = answer.send(Ok(self.policy_view()));
+            }
+            Message::GrantList(answer) => {
+                let now_ns = self.clock.now_ns();
+                let grants = self.grants.iter().map(|grant| grant.to_view(now_ns)).collect();
+                let _ = answer.send(Ok(grants));
+            }
+            Message::Pending(answer) => {
+                let _ = answer.send(Ok(self.pending_view()));
+            }
+            Message::Explain(question, answer) => {
+                let _ = answer.send(self.explain(&question));
+            }
+            Message::Stop => return Next::Stop,
+        }
+        Next::Continue
+    }
+
+    /// What is due.
+    pub fn on_tick(&mut self) {
+        let now_ns = self.clock.now_ns();
+        if now_ns >= self.next_heartbeat_ns {
+            self.next_heartbeat_ns = now_ns + nanoseconds(HEARTBEAT);
+            let beat = self.verdicts.heartbeat(now_ns);
+            self.check(beat);
+        }
+        if now_ns >= self.next_housekeeping_ns {
+            self.next_housekeeping_ns = now_ns + nanoseconds(HOUSEKEEPING);
+            self.end_overdue(now_ns);
+            self.retry_uses();
+            if now_ns >= self.next_compile_ns {
+                self.recompile();
+            }
+        }
+        if now_ns >= self.next_survey_ns {
+            self.next_survey_ns = now_ns + nanoseconds(SURVEY);
+            self.drop_dead_callers();
+            self.note_ended_grants();
+            self.tell_lost_records();
+        }
+    }
+
+    /// Work for idle moments: attests an image before it asks. False when there was none.
+    pub fn on_idle(&mut self) -> bool {
+        let Some(facts) = self.prefetch.pop_front() else { return false };
+        self.attest(&facts);
+        true
+    }
+
+    /// The event queue, for last words.
+    pub const fn events(&self) -> &EventQueue {
+        &self.events
+    }
+
+    fn tell(&self, event: DaemonEvent) {
+        self.events.push(Event::Daemon(event));
+    }
+
+    /// A verdict that can't be written leaves its call undecided, which the kernel side denies in
+    /// the end; here it is only said.
+    fn check(&self, result: Result<(), VerdictError>) {
+        if let Err(error) = result {
+            tracing::error!(%error, "a verdict could not be written");
+            self.tell(DaemonEvent::Alarm {
+                what: error.to_string(),
+                remedy: "see `agent-enforcer status`; raise `--max-verdicts`".to_owned(),
+            });
+        }
+    }
+
+    fn tell_lost_records(&mut self) {
+        const KINDS: [LostRecords; 4] = [
+            LostRecords::Denied,
+            LostRecords::Allowed,
+            LostRecords::Audited,
+            LostRecords::Process,
+        ];
+        let now = self.lost_records();
+        for ((kind, before), now) in KINDS.into_iter().zip(self.lost).zip(now) {
+            let count = now.saturating_sub(before);
+            if count > 0 {
+                self.tell(DaemonEvent::RecordsLost { kind, count });
+            }
+        }
+        self.lost = now;
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,286 @@
+//! Calls that wait for a decision, coalesced: one decision for all calls of one program image to
+//! one destination. Bounded in all and per instance; a call that finds no room is denied.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::OwnedFd,
+};
+
+use agent_enforcer_common::{
+    destination::Destination,
+    id::{ExecId, InstanceId, ToolId},
+    reason::Reason,
+    record::{CallRecord, Hook},
+};
+
+/// What a group of calls waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaits {
+    /// The digest of the executable.
+    Identity,
+    /// A grant; the reason tells what is missing.
+    Grant {
+        /// Why it is not allowed as things stand.
+        reason: Reason,
+        /// The destination's tool.
+        tool: ToolId,
+    },
+    /// A use of a counted grant: on its way to the disk, or given to another call.
+    Use {
+        /// The destination's tool.
+        tool: ToolId,
+    },
+}
+
+/// One waiting call.
+#[derive(Debug)]
+pub struct WaitingCall {
+    /// The question.
+    pub record: CallRecord,
+    /// The hook that asked.
+    pub hook: Hook,
+    /// The process; readable when it has ended.
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// What decides together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupKey {
+    /// The program image.
+    pub exec: ExecId,
+    /// The destination.
+    pub destination: Destination,
+}
+
+/// Calls that wait for one decision.
+#[derive(Debug)]
+pub struct Group {
+    /// What for.
+    pub awaits: Awaits,
+    /// Since when, ns of `CLOCK_BOOTTIME`.
+    pub since_ns: u64,
+    /// When they are denied, ns of `CLOCK_BOOTTIME`.
+    pub deadline_ns: u64,
+    /// The calls, oldest first; at least one.
+    pub calls: Vec<WaitingCall>,
+}
+
+/// Limits of what may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct PendingLimits {
+    /// Calls in all.
+    pub total: usize,
+    /// Calls of one instance.
+    pub per_instance: usize,
+}
+
+/// No room: the call is to be denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+/// The calls that wait.
+#[derive(Debug)]
+pub struct Pending {
+    limits: PendingLimits,
+    groups: BTreeMap<GroupKey, Group>,
+    total: usize,
+    by_instance: HashMap<InstanceId, usize>,
+}
+
+impl Pending {
+    /// Nothing waits.
+    pub fn new(limits: PendingLimits) -> Self {
+        Self { limits, groups: BTreeMap::new(), total: 0, by_instance: HashMap::new() }
+    }
+
+    /// Whether this very call waits already: a held packet asks again from time to time.
+    pub fn has_call(&self, key: &GroupKey, socket_cookie: u64) -> bool {
+        self.groups.get(key).is_some_and(|group| {
+            group.calls.iter().any(|call| call.record.socket_cookie == socket_cookie)
+        })
+    }
+
+    /// Lets a call wait. A call that joins a group shares its deadline.
+    pub fn add(
+        &mut self,
+        key: GroupKey,
+        call: WaitingCall,
+        awaits: Awaits,
+        deadline_ns: u64,
+    ) -> Result<(), Full> {
+        let instance = call.record.process.instance;
+        let of_instance = self.by_instance.entry(instance).or_default();
+        if self.total >= self.limits.total || *of_instance >= self.limits.per_instance {
+            return Err(Full);
+        }
+        *of_instance += 1;
+        self.total += 1;
+        let since_ns = call.record.header.time_ns;
+        let group = self.groups.entry(key).or_insert_with(|| Group {
+            awaits,
+            since_ns,
+            deadline_ns,
+            calls: Vec::new(),
+        });
+        group.awaits = awaits;
+        group.calls.push(call);
+        Ok(())
+    }
+
+    /// What a group waits for.
+    pub fn awaits(&self, key: &GroupKey) -> Option<Awaits> {
+        self.groups.get(key).map(|group| group.awaits)
+    }
+
+    /// A group goes on waiting, for something else.
+    pub fn wait_on(&mut self, key: &GroupKey, awaits: Awaits, deadline_ns: u64) {
+        if let Some(group) = self.groups.get_mut(key) {
+            group.awaits = awaits;
+            group.deadline_ns = deadline_ns;
+        }
+    }
+
+    /// Takes a group out.
+    pub fn take(&mut self, key: &GroupKey) -> Option<Group> {
+        let group = self.groups.remove(key)?;
+        for call in &group.calls {
+            self.forget(call.record.process.instance);
+        }
+        Some(group)
+    }
+
+    /// Takes the oldest call of a group out.
+    pub fn take_one(&mut self, key: &GroupKey) -> Option<WaitingCall> {
+        let group = self.groups.get_mut(key)?;
+        let call = (!group.calls.is_empty()).then(|| group.calls.remove(0))?;
+        if group.calls.is_empty() {
+            self.groups.remove(key);
+        }
+        self.forget(call.record.process.instance);
+        Some(call)
+    }
+
+    /// Takes calls out for which `gone` holds.
+    pub fn take_where(
+        &mut self,
+        mut gone: impl FnMut(&WaitingCall) -> bool,
+    ) -> Vec<(GroupKey, WaitingCall)> {
+        let mut taken = Vec::new();
+        self.groups.retain(|key, group| {
+            let calls = std::mem::take(&mut group.calls);
+            for call in calls {
+                if gone(&call) {
+                    taken.push((*key, call));
+                } else {
+                    group.calls.push(call);
+                }
+            }
+            !group.calls.is_empty()
+        });
+        for (_, call) in &taken {
+            self.forget(call.record.process.instance);
+        }
+        taken
+    }
+
+    fn forget(&mut self, instance: InstanceId) {
+        self.total = self.total.saturating_sub(1);
+        if let Some(of_instance) = self.by_instance.get_mut(&instance) {
+            *of_instance = of_instance.saturating_sub(1);
+            if *of_instance == 0 {
+                self.by_instance.remove(&instance);
+            }
+        }
+    }
+
+    /// Groups for which `wanted` holds.
+    pub fn keys(&self, wanted: impl Fn(&GroupKey, &Group) -> bool) -> Vec<GroupKey> {
+        self.groups.iter().filter(|(key, group)| wanted(key, group)).map(|(key, _)| *key).collect()
+    }
+
+    /// Every group.
+    pub fn iter(&self) -> impl Iterator<Item = (&GroupKey, &Group)> {
+        self.groups.iter()
+    }
+
+    /// Calls that wait.
+    pub const fn len(&self) -> usize {
+        self.total
+    }
+
+    /// Whether none waits.
+    pub const fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_enforcer_common::{
+        destination::PROTOCOL_TCP,
+        id::{AgentId, GrantId, RequestId},
+        record::{ProcessFacts, RecordHeader},
+    };
+
+    use super::*;
+
+    fn call(instance: u64, cookie: u64) -> WaitingCall {
+        let record = CallRecord {
+            header: RecordHeader { kind: 1, size: 0, time_ns: 5 },
+            process: ProcessFacts {
+                instance: InstanceId::new(instance),
+                agent: AgentId::new(1),
+                ..ProcessFacts::default()
+            },
+            destination: destination(),
+            request: RequestId::new(1),
+            socket_cookie: cookie,
+            netns_cookie: 0,
+            generation: 1,
+            grant: GrantId::NONE,
+            tool: ToolId::NONE,
+            reason: 0,
+            hook: 1,
+            flags: 0,
+        };
+        WaitingCall { record, hook: Hook::Connect, pidfd: None }
+    }
+
+    fn destination() -> Destination {
+        Destination::v4([192, 0, 2, 1], 443, PROTOCOL_TCP)
+    }
+
+    fn key(exec: u64) -> GroupKey {
+        GroupKey { exec: ExecId::new(exec), destination: destination() }
+    }
+
+    #[test]
+    fn room_is_bounded_per_instance_and_in_all() {
+        let mut pending = Pending::new(PendingLimits { total: 3, per_instance: 2 });
+        let mut add = |instance, cookie| {
+            pending.add(key(instance), call(instance, cookie), Awaits::Identity, 9)
+        };
+        assert_eq!(add(1, 1), Ok(()));
+        assert_eq!(add(1, 2), Ok(()));
+        assert_eq!(add(1, 3), Err(Full));
+        assert_eq!(add(2, 4), Ok(()));
+        assert_eq!(add(3, 5), Err(Full));
+        assert_eq!(pending.take(&key(1)).unwrap().calls.len(), 2);
+        assert_eq!(pending.add(key(3), call(3, 6), Awaits::Identity, 9), Ok(()));
+        assert_eq!(pending.len(), 2);
+    }
+
+    #[test]
+    fn calls_leave_one_by_one_and_the_group_with_the_last() {
+        let mut pending = Pending::new(PendingLimits { total: 9, per_instance: 9 });
+        for cookie in 1..=3 {
+            pending.add(key(1), call(1, cookie), Awaits::Identity, 9).unwrap();
+        }
+        assert!(pending.has_call(&key(1), 2));
+        assert_eq!(pending.take_one(&key(1)).unwrap().record.socket_cookie, 1);
+        let gone = pending.take_where(|call| call.record.socket_cookie == 2);
+        assert_eq!(gone.len(), 1);
+        assert!(pending.take_one(&key(1)).is_some());
+        assert!(pending.is_empty() && pending.awaits(&key(1)).is_none());
+    }
+}

@@ -1,0 +1,138 @@
+//! Bytes of the ring -> records. The bytes come from the kernel programs, but perhaps of another
+//! version: nothing is believed before kind and size agree.
+
+use agent_enforcer_common::record::{CallRecord, Hook, ProcessRecord, RecordHeader, RecordKind};
+use aya::Pod;
+
+/// A record of the kernel side.
+#[derive(Debug, Clone, Copy)]
+pub enum Record {
+    /// A question, see `RecordKind::Request`.
+    Request(CallRecord, Hook),
+    /// See `RecordKind::Denied`.
+    Denied(CallRecord, Hook),
+    /// See `RecordKind::Allowed`.
+    Allowed(CallRecord, Hook),
+    /// See `RecordKind::Audited`.
+    Audited(CallRecord, Hook),
+    /// See `RecordKind::FlowDenied`.
+    FlowDenied(CallRecord, Hook),
+    /// See `RecordKind::Classified`.
+    Classified(ProcessRecord),
+    /// See `RecordKind::Executed`.
+    Executed(ProcessRecord),
+    /// See `RecordKind::InstanceEnded`.
+    InstanceEnded(ProcessRecord),
+    /// See `RecordKind::TableFull`.
+    TableFull(ProcessRecord),
+}
+
+/// A record that is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Shorter than its kind.
+    #[error("a record of {found} bytes, {needed} are needed; restart the daemon to replace the kernel programs")]
+    Short {
+        /// Bytes there are.
+        found: usize,
+        /// Bytes the kind has.
+        needed: usize,
+    },
+    /// A kind of another version.
+    #[error("a record of unknown kind {0}; restart the daemon to replace the kernel programs")]
+    Kind(u32),
+    /// The size in the header is not that of the kind.
+    #[error("a record of kind {kind} says it has {found} bytes; restart the daemon to replace the kernel programs")]
+    Size {
+        /// Its kind.
+        kind: u32,
+        /// What it says.
+        found: u32,
+    },
+    /// A hook of another version.
+    #[error("a record of unknown hook {0}; restart the daemon to replace the kernel programs")]
+    Hook(u8),
+}
+
+/// Reads one record.
+pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+    let header: RecordHeader = read(bytes)?;
+    let kind = RecordKind::from_raw(header.kind).ok_or(DecodeError::Kind(header.kind))?;
+    Ok(match kind {
+        RecordKind::Request => call(bytes, &header, Record::Request)?,
+        RecordKind::Denied => call(bytes, &header, Record::Denied)?,
+        RecordKind::Allowed => call(bytes, &header, Record::Allowed)?,
+        RecordKind::Audited => call(bytes, &header, Record::Audited)?,
+        RecordKind::FlowDenied => call(bytes, &header, Record::FlowDenied)?,
+        RecordKind::Classified => Record::Classified(whole(bytes, &header)?),
+        RecordKind::Executed => Record::Executed(whole(bytes, &header)?),
+        RecordKind::InstanceEnded => Record::InstanceEnded(whole(bytes, &header)?),
+        RecordKind::TableFull => Record::TableFull(whole::<ProcessRecord>(bytes, &header)?),
+    })
+}
+
+fn call(
+    bytes: &[u8],
+    header: &RecordHeader,
+    make: fn(CallRecord, Hook) -> Record,
+) -> Result<Record, DecodeError> {
+    let record: CallRecord = whole(bytes, header)?;
+    let hook = Hook::from_raw(record.hook).ok_or(DecodeError::Hook(record.hook))?;
+    Ok(make(record, hook))
+}
+
+fn whole<T: Pod>(bytes: &[u8], header: &RecordHeader) -> Result<T, DecodeError> {
+    if header.size as usize != size_of::<T>() {
+        return Err(DecodeError::Size { kind: header.kind, found: header.size });
+    }
+    read(bytes)
+}
+
+fn read<T: Pod>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let needed = size_of::<T>();
+    let short = DecodeError::Short { found: bytes.len(), needed };
+    let bytes = bytes.get(..needed).ok_or(short)?;
+    // SAFETY: as many bytes as `T` has, and any bytes are a `T` (`Pod`).
+    Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn process(kind: u32, size: u32) -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<ProcessRecord>()];
+        bytes[..4].copy_from_slice(&kind.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&size.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn reads_a_whole_record() {
+        let bytes = process(RecordKind::Executed as u32, size_of::<ProcessRecord>() as u32);
+        assert!(matches!(decode(&bytes), Ok(Record::Executed(_))));
+    }
+
+    #[test]
+    fn refuses_what_is_no_record() {
+        assert!(matches!(decode(&[]), Err(DecodeError::Short { found: 0, .. })));
+        assert!(matches!(decode(&process(99, 96)), Err(DecodeError::Kind(99))));
+        let kind = RecordKind::Executed as u32;
+        assert!(matches!(decode(&process(kind, 95)), Err(DecodeError::Size { found: 95, .. })));
+        let cut = &process(kind, 96)[..90];
+        assert!(matches!(decode(cut), Err(DecodeError::Short { found: 90, .. })));
+        let mut call = vec![0; size_of::<CallRecord>()];
+        call[..4].copy_from_slice(&(RecordKind::Request as u32).to_ne_bytes());
+        call[4..8].copy_from_slice(&(size_of::<CallRecord>() as u32).to_ne_bytes());
+        assert!(matches!(decode(&call), Err(DecodeError::Hook(0))));
+    }
+
+    proptest! {
+        #[test]
+        fn never_fails_otherwise(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! 3. Decision -> verdict maps: the only writer of what the kernel side obeys.
+//!
+//! In: rulings, identities, compiled prefixes. Out: map entries, and the generation, flipped in
+//! one write after everything of it is loaded. Nothing here decides anything.
+
+use std::collections::HashSet;
+
+use agent_enforcer_common::{
+    NEVER_NS,
+    config::{AgentProfile, PROFILE_AUDIT, PROFILE_DENY_ON_MISS, StateWord},
+    destination::Destination,
+    id::{AgentId, ExecId, Generation, GrantId, ToolId},
+    names,
+    process::Identity,
+    reason::Reason,
+    verdict::{
+        Action, PREFIX_FIXED_BITS, PrefixKey, VERDICT_FLOW_ONLY, VERDICT_ONCE, Verdict, VerdictKey,
+    },
+};
+use aya::maps::{Array, MapData, MapError, lpm_trie::Key};
+
+use crate::{
+    kernel::maps::VerdictMaps,
+    resolver::policy::{Agent, Compiled, Mode, OnMiss},
+};
+
+/// A map did not take an entry.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} map `{map}`: {source}; see `agent-enforcer status`")]
+pub struct VerdictError {
+    what: &'static str,
+    map: &'static str,
+    source: MapError,
+}
+
+/// What a call is allowed under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// Until when, ns of `CLOCK_BOOTTIME`.
+    pub expires_ns: u64,
+    /// The grant, or none.
+    pub grant: GrantId,
+    /// The tool.
+    pub tool: ToolId,
+    /// Why.
+    pub reason: Reason,
+    /// How far it goes.
+    pub extent: Extent,
+}
+
+/// How far an allowance goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Every call.
+    Any,
+    /// One call.
+    Once,
+    /// The packets of a flow that was admitted before.
+    LiveFlow,
+}
+
+/// The writer.
+pub struct Verdicts {
+    maps: VerdictMaps,
+    state: Array<MapData, u64>,
+    generation: Generation,
+    prefixes: Vec<Key<PrefixKey>>,
+}
+
+impl Verdicts {
+    /// Takes the maps; prefixes that an earlier daemon left are replaced by the next [`Self::load`].
+    pub fn new(maps: VerdictMaps, state: Array<MapData, u64>) -> Result<Self, VerdictError> {
+        let read = |source| VerdictError { what: "read", map: names::STATE, source };
+        let generation = Generation::new(state.get(&(StateWord::Generation as u32), 0).map_err(read)?);
+        let prefixes = maps
+            .prefixes
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(|source| VerdictError { what: "read", map: names::PREFIXES, source })?;
+        Ok(Self { maps, state, generation, prefixes })
+    }
+
+    /// The generation in force.
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Tells the kernel side that the daemon lives.
+    pub fn heartbeat(&mut self, now_ns: u64) -> Result<(), VerdictError> {
+        self.set(StateWord::Heartbeat, now_ns)
+    }
+
+    /// Writes a state word.
+    pub fn set(&mut self, word: StateWord, value: u64) -> Result<(), VerdictError> {
+        self.state.set(word as u32, value, 0).map_err(|source| VerdictError {
+            what: "write",
+            map: names::STATE,
+            source,
+        })
+    }
+
+    /// Reads a state word.
+    pub fn word(&self, word: StateWord) -> Result<u64, VerdictError> {
+        self.state.get(&(word as u32), 0).map_err(|source| VerdictError {
+            what: "read",
+            map: names::STATE,
+            source,
+        })
+    }
+
+    /// Lets a program image act, or refuses everything it does.
+    pub fn identify(&mut self, exec: ExecId, refused: Option<Reason>) -> Result<(), VerdictError> {
+        let identity =
+            Identity { reason: refused.unwrap_or(Reason::None).raw(), _pad: [0; 6] };
+        self.maps.identities.insert(exec, identity, 0).map_err(|source| VerdictError {
+            what: "write",
+            map: names::IDENTITIES,
+            source,
+        })
+    }
+
+    /// Answers: the call goes ahead.
+    pub fn allow(
+        &mut self,
+        exec: ExecId,
+        destination: Destination,
+        allowance: &Allowance,
+    ) -> Result<(), VerdictError> {
+        let Allowance { expires_ns, grant, tool, reason, extent } = *allowance;
+        let flags = match extent {
+            Extent::Any => 0,
+            Extent::Once => VERDICT_ONCE,
+            Extent::LiveFlow => VERDICT_FLOW_ONLY,
+        };
+        let verdict = Verdict {
+            generation: self.generation,
+            expires_ns,
+            grant,
+            tool,
+            reason: reason.raw(),
+            action: Action::Allow as u8,
+            flags,
+        };
+        self.answer(exec, destination, verdict)
+    }
+
+    /// Answers: the call fails. The answer is kept until `expires_ns` or the next generation.
+    pub fn deny(
+        &mut self,
+        exec: ExecId,
+        destination: Destination,
+        reason: Reason,
+        tool: Option<ToolId>,
+        expires_ns: u64,
+    ) -> Result<(), VerdictError> {
+        let verdict = Verdict {
+            generation: self.generation,
+            expires_ns,
+            grant: GrantId::NONE,
+            tool: tool.unwrap_or_default(),
+            reason: reason.raw(),
+            action: Action::Deny as u8,
+            flags: 0,
+        };
+        self.answer(exec, destination, verdict)
+    }
+
+    fn answer(
+        &mut self,
+        exec: ExecId,
+        destination: Destination,
+        verdict: Verdict,
+    ) -> Result<(), VerdictError> {
+        self.maps.exact.insert(VerdictKey { exec, destination }, verdict, 0).map_err(|source| {
+            VerdictError { what: "write", map: names::VERDICTS, source }
+        })
+    }
+
+    /// Whether an answer that admits one call has not been taken yet.
+    pub fn has_untaken(&self, exec: ExecId, destination: Destination, now_ns: u64) -> bool {
+        self.maps.exact.get(&VerdictKey { exec, destination }, 0).is_ok_and(|verdict| {
+            verdict.flags & VERDICT_ONCE != 0
+                && verdict.generation == self.generation
+                && now_ns < verdict.expires_ns
+        })
+    }
+
+    /// Loads the profiles of a policy; agents that are not in it are denied everything.
+    pub fn load_profiles<'a>(
+        &mut self,
+        agents: impl Iterator<Item = (AgentId, &'a Agent)>,
+    ) -> Result<(), VerdictError> {
+        let failed = |what| move |source| VerdictError { what, map: names::PROFILES, source };
+        let mut gone: HashSet<AgentId> =
+            self.maps.profiles.keys().collect::<Result<_, _>>().map_err(failed("read"))?;
+        for (id, agent) in agents {
+            gone.remove(&id);
+            self.maps.profiles.insert(id, profile(agent), 0).map_err(failed("write"))?;
+        }
+        for id in gone {
+            self.maps.profiles.remove(&id).map_err(failed("write"))?;
+        }
+        Ok(())
+    }
+
+    /// Loads compiled prefixes under the next generation and puts it in force in one write. On an
+    /// error the generation before stays in force, whole.
+    pub fn load(&mut self, compiled: &Compiled) -> Result<Generation, VerdictError> {
+        let failed = |source| VerdictError { what: "write", map: names::PREFIXES, source };
+        let next = Generation::new(self.generation.get() + 1);
+        let mut loaded = Vec::with_capacity(compiled.prefixes.len());
+        for prefix in &compiled.prefixes {
+            let key = Key::new(
+                PREFIX_FIXED_BITS + prefix.prefix_length,
+                PrefixKey {
+                    generation: next,
+                    scope: prefix.scope,
+                    protocol: prefix.protocol,
+                    _pad: [0; 7],
+                    address: prefix.address,
+                },
+            );
+            if let Err(source) = self.maps.prefixes.insert(&key, prefix.table, 0) {
+                self.remove(loaded);
+                return Err(failed(source));
+            }
+            loaded.push(key);
+        }
+        if let Err(error) = self.set(StateWord::Generation, next.get()) {
+            self.remove(loaded);
+            return Err(error);
+        }
+        self.generation = next;
+        let old = std::mem::replace(&mut self.prefixes, loaded);
+        self.remove(old);
+        Ok(next)
+    }
+
+    /// Removes prefixes that are not in force; what can't be removed does no harm.
+    fn remove(&mut self, prefixes: Vec<Key<PrefixKey>>) {
+        for key in prefixes {
+            if let Err(error) = self.maps.prefixes.remove(&key) {
+                tracing::debug!(%error, "a stale prefix stays");
+            }
+        }
+    }
+}
+
+fn profile(agent: &Agent) -> AgentProfile {
+    let audit = match agent.mode {
+        Mode::Enforce => 0,
+        Mode::Audit => PROFILE_AUDIT,
+    };
+    let on_miss = match agent.on_miss {
+        OnMiss::Stall => 0,
+        OnMiss::Deny => PROFILE_DENY_ON_MISS,
+    };
+    AgentProfile {
+        flags: audit | on_miss,
+        socket_mark: agent.socket_mark.map_or(0, std::num::NonZeroU32::get),
+    }
+}
+
+/// An answer that holds until the next generation.
+pub const UNTIL_NEXT_GENERATION_NS: u64 = NEVER_NS;
