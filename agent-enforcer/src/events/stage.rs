@@ -332,3 +332,6 @@ impl Worker {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

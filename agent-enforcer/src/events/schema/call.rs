@@ -130,12 +130,8 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-const NETWORK_OPEN: Kind = Kind {
-    class_uid: 4001,
-    class_name: "Network Activity",
-    activity_id: 1,
-    activity_name: "Open",
-};
+const NETWORK_OPEN: Kind =
+    Kind { class_uid: 4001, class_name: "Network Activity", activity_id: 1, activity_name: "Open" };
 const NETWORK_REFUSE: Kind = Kind { activity_id: 5, activity_name: "Refuse", ..NETWORK_OPEN };
 
 /// How OCSF says an outcome: activity, action, disposition, status.

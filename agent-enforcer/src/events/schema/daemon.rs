@@ -223,11 +223,7 @@ pub(super) fn parts<'a>(
                 format!("enforcing with {plane}, generation {}", generation.get()),
             ),
             DaemonBody::Application { app: Product { version, ..objects::PRODUCT } },
-            DaemonExtension {
-                generation: Some(generation.get()),
-                plane: Some(plane),
-                ..extension
-            },
+            DaemonExtension { generation: Some(generation.get()), plane: Some(plane), ..extension },
         ),
         DaemonEvent::Stopped => (
             head(
@@ -257,7 +253,9 @@ pub(super) fn parts<'a>(
                     ENTITY_ACTIVATE,
                     Severity::Informational,
                     Status::Success,
-                    format!("policy in force as generation {version}: {agents} agents, {tools} tools"),
+                    format!(
+                        "policy in force as generation {version}: {agents} agents, {tools} tools"
+                    ),
                 ),
                 DaemonBody::Entity {
                     entity: Entity {
@@ -273,7 +271,10 @@ pub(super) fn parts<'a>(
                     directory: Some(name.into_owned()),
                     agents: Some(*agents),
                     policy_tools: Some(*tools),
-                    percent_encoded: encoded.then(|| "entity.name".to_owned()).into_iter().collect(),
+                    percent_encoded: encoded
+                        .then(|| "entity.name".to_owned())
+                        .into_iter()
+                        .collect(),
                     ..extension
                 },
             )
@@ -373,8 +374,10 @@ pub(super) fn parts<'a>(
             (head, DaemonBody::Error {}, extension)
         }
         DaemonEvent::TableFull { table } => {
-            let remedy = "raise the table's size, then restart the daemon; see `agent-enforcer status`";
-            let message = format!("kernel table {table} is full; what finds no room in it is denied");
+            let remedy =
+                "raise the table's size, then restart the daemon; see `agent-enforcer status`";
+            let message =
+                format!("kernel table {table} is full; what finds no room in it is denied");
             let mut head = head(APPLICATION_ERROR, Severity::High, Status::Failure, message);
             head.detail = Some(remedy.to_owned());
             let extension =
@@ -397,11 +400,7 @@ pub(super) fn parts<'a>(
     }
 }
 
-fn grant<'a>(
-    mut head: Head,
-    facts: &'a GrantFacts,
-    extension: DaemonExtension<'a>,
-) -> Parts<'a> {
+fn grant<'a>(mut head: Head, facts: &'a GrantFacts, extension: DaemonExtension<'a>) -> Parts<'a> {
     let GrantFacts { grant, agent, instance, tools, principal, task, reason, not_before, expires } =
         facts;
     let grant = grant_name(*grant);

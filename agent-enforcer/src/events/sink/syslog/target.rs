@@ -32,7 +32,9 @@ pub enum SyslogTarget {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SyslogTargetError {
     /// It begins with nothing that is known.
-    #[error("syslog receiver `{0}` has no known transport; write `unix:PATH`, `udp:HOST:PORT` or `tcp:HOST:PORT`")]
+    #[error(
+        "syslog receiver `{0}` has no known transport; write `unix:PATH`, `udp:HOST:PORT` or `tcp:HOST:PORT`"
+    )]
     Transport(String),
     /// The path is missing or relative.
     #[error("syslog receiver `{0}` needs an absolute path; write `unix:/dev/log`")]
@@ -41,10 +43,14 @@ pub enum SyslogTargetError {
     #[error("syslog receiver `{0}` has a path of more than 107 bytes; use a shorter one")]
     PathLength(String),
     /// The host is missing, or an IPv6 address without brackets.
-    #[error("syslog receiver `{0}` has no usable host; write `HOST:PORT`, an IPv6 address as `[::1]:PORT`")]
+    #[error(
+        "syslog receiver `{0}` has no usable host; write `HOST:PORT`, an IPv6 address as `[::1]:PORT`"
+    )]
     Host(String),
     /// The port is missing or none.
-    #[error("syslog receiver `{0}` has no usable port; write one of 1 to 65535 behind the host, as in `:514`")]
+    #[error(
+        "syslog receiver `{0}` has no usable port; write one of 1 to 65535 behind the host, as in `:514`"
+    )]
     Port(String),
 }
 
@@ -142,7 +148,9 @@ const FACILITIES: [(&str, Facility); 12] = [
 
 /// Why a facility is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("syslog facility `{0}` is not known; write `authpriv`, `auth`, `daemon`, `user` or `local0` to `local7`")]
+#[error(
+    "syslog facility `{0}` is not known; write `authpriv`, `auth`, `daemon`, `user` or `local0` to `local7`"
+)]
 pub struct SyslogFacilityError(String);
 
 impl SyslogFacility {
