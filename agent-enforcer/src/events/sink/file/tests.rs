@@ -280,7 +280,10 @@ fn full_disk_delays_lines_and_tears_none() {
     }
     assert!(sink.retry_at_ns().is_some());
     let size = sink.size().unwrap();
-    assert!(sink.offset != 0 || size % 4096 == 0, "the disk must have been filled to the brim");
+    assert!(
+        sink.offset != 0 || size.is_multiple_of(4096),
+        "the disk must have been filled to the brim"
+    );
     fs::remove_file(&ballast).unwrap();
     now = sink.retry_at_ns().unwrap();
     sink.flush(now);

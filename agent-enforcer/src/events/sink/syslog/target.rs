@@ -102,20 +102,17 @@ fn parse_path(text: &str, path: &str) -> Result<PathBuf, SyslogTargetError> {
 fn parse_host_port(text: &str, rest: &str) -> Result<(String, u16), SyslogTargetError> {
     let host_error = || SyslogTargetError::Host(text.to_owned());
     let port_error = || SyslogTargetError::Port(text.to_owned());
-    let (host, port) = match rest.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, behind) = bracketed.split_once(']').ok_or_else(host_error)?;
-            host.parse::<std::net::Ipv6Addr>().map_err(|_| host_error())?;
-            (host, behind.strip_prefix(':').ok_or_else(port_error)?)
+    let (host, port) = if let Some(bracketed) = rest.strip_prefix('[') {
+        let (host, behind) = bracketed.split_once(']').ok_or_else(host_error)?;
+        host.parse::<std::net::Ipv6Addr>().map_err(|_| host_error())?;
+        (host, behind.strip_prefix(':').ok_or_else(port_error)?)
+    } else {
+        let (host, port) = rest.rsplit_once(':').ok_or_else(port_error)?;
+        let is_unusable = |c: char| c == ':' || c.is_whitespace() || c.is_control();
+        if host.is_empty() || host.contains(is_unusable) {
+            return Err(host_error());
         }
-        None => {
-            let (host, port) = rest.rsplit_once(':').ok_or_else(port_error)?;
-            let is_unusable = |c: char| c == ':' || c.is_whitespace() || c.is_control();
-            if host.is_empty() || host.contains(is_unusable) {
-                return Err(host_error());
-            }
-            (host, port)
-        }
+        (host, port)
     };
     match port.parse() {
         Ok(0) | Err(_) => Err(port_error()),
@@ -204,8 +201,9 @@ mod tests {
     #[test]
     fn each_mistake_in_a_receiver_has_its_error() {
         use SyslogTargetError as E;
+        type Case<'a> = (&'a str, fn(String) -> E);
         let long = format!("unix:/{}", "x".repeat(107));
-        let cases: [(&str, fn(String) -> E); 18] = [
+        let cases: [Case; 18] = [
             ("", E::Transport),
             ("/dev/log", E::Transport),
             ("tls:host:6514", E::Transport),
