@@ -70,7 +70,7 @@ pub fn start(
         clock,
     };
     if opened.torn_lines != 0 {
-        worker.untold.insert((LossCause::TornLine, EventClass::Daemon), opened.torn_lines);
+        worker.untold.insert((LossCause::TornLine, EventClass::Unknown), opened.torn_lines);
     }
     let thread = thread::Builder::new()
         .name("events".to_owned())

@@ -70,7 +70,7 @@ impl MessageFormat {
 
 const fn outcome(class: EventClass) -> Option<&'static str> {
     match class {
-        EventClass::Daemon => None,
+        EventClass::Daemon | EventClass::Unknown => None,
         EventClass::Allowed | EventClass::Denied | EventClass::Audited | EventClass::Stalled => {
             Some(class.word())
         }
