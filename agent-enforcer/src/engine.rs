@@ -14,7 +14,7 @@ mod queries;
 mod selectors;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     path::PathBuf,
     sync::{Arc, mpsc::SyncSender},
     time::{Duration, SystemTime},
@@ -218,6 +218,7 @@ pub struct Engine {
     prefetch: VecDeque<ProcessFacts>,
     instances: HashMap<InstanceId, Instance>,
     pending: Pending,
+    uses_in_flight: HashSet<GroupKey>,
     started: SystemTime,
     clock: Clock,
     next_heartbeat_ns: u64,
@@ -294,6 +295,7 @@ impl Engine {
             prefetch: VecDeque::new(),
             instances: HashMap::new(),
             pending: Pending::new(limits),
+            uses_in_flight: HashSet::new(),
             started: SystemTime::now(),
             clock: Clock,
             next_heartbeat_ns: 0,

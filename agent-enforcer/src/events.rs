@@ -229,12 +229,14 @@ pub enum EventClass {
     Stalled = 3,
     /// A [`DaemonEvent`].
     Daemon = 4,
+    /// Too little is left of it to tell.
+    Unknown = 5,
 }
 
 impl EventClass {
     /// Every class, in the order of its number.
-    pub const ALL: [Self; 5] =
-        [Self::Allowed, Self::Denied, Self::Audited, Self::Stalled, Self::Daemon];
+    pub const ALL: [Self; 6] =
+        [Self::Allowed, Self::Denied, Self::Audited, Self::Stalled, Self::Daemon, Self::Unknown];
 
     /// The word in the event.
     pub const fn word(self) -> &'static str {
@@ -244,6 +246,7 @@ impl EventClass {
             Self::Audited => "audited",
             Self::Stalled => "stalled",
             Self::Daemon => "daemon",
+            Self::Unknown => "unknown",
         }
     }
 }

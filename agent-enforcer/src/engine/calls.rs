@@ -4,15 +4,18 @@
 //! waits, and is decided again whenever something changes, until its deadline. Every question
 //! ends in exactly one event beside the one that says it waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use agent_enforcer_common::{
-    destination::{Destination, PROTOCOL_TCP},
+    destination::PROTOCOL_TCP,
     id::{GrantId, ToolId},
     reason::Reason,
-    record::{CALL_LIVE_FLOW, CallRecord, Hook},
+    record::{CALL_LIVE_FLOW, CallRecord, Hook, ProcessFacts},
 };
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 
 use super::{
     Engine, UseRequest,
@@ -21,12 +24,12 @@ use super::{
     pending::{Awaits, Full, Group, GroupKey, WaitingCall},
 };
 use crate::{
-    decision::{CallDecision, GrantRef, Outcome},
+    decision::{CallDecision, Outcome},
     events::{DaemonEvent, Event},
     resolver::{
         attestation::process::network_namespace,
-        grant::{Grant, GrantState, GrantStoreError},
-        policy::{Agent, Mode, OnMiss, Ruling, rule},
+        grant::{Grant, GrantState, GrantStoreError, GrantTable},
+        policy::{Agent, Mode, OnMiss, Ruling, Tool, rule},
     },
     verdicts::{Allowance, Extent, UNTIL_NEXT_GENERATION_NS},
 };
@@ -126,16 +129,14 @@ impl Engine {
             }
             Ruling::Deny { reason, tool } => Resolution::Deny { reason, tool, lasting: true },
             Ruling::Allow { tool, grant, counted: true, .. } => {
-                match (live_allowance(&self.grants, agent, record, tool, now_ns), grant) {
+                match (self.live_allowance(agent, record, tool, now_ns), grant) {
                     (Some(allowance), _) => Resolution::Allow { tool, allowance },
                     (None, Some(grant)) => Resolution::Spend { grant, tool },
                     (None, None) => passing(Reason::Internal),
                 }
             }
             Ruling::Wait { reason, tool } => {
-                if let Some(allowance) =
-                    live_allowance(&self.grants, agent, record, tool, now_ns)
-                {
+                if let Some(allowance) = self.live_allowance(agent, record, tool, now_ns) {
                     return Resolution::Allow { tool, allowance };
                 }
                 let live = record.flags & CALL_LIVE_FLOW != 0;
@@ -199,6 +200,16 @@ impl Engine {
         }
     }
 
+    fn live_allowance(
+        &self,
+        agent: &Agent,
+        record: &CallRecord,
+        tool: ToolId,
+        now_ns: u64,
+    ) -> Option<Allowance> {
+        live_allowance(&self.grants, agent, record, self.policy.tool(tool)?, now_ns)
+    }
+
     fn is_audited(&self, record: &CallRecord) -> bool {
         self.agent_names
             .get(&record.process.agent)
@@ -230,9 +241,7 @@ impl Engine {
 
     /// A use is spent before the call goes ahead, and is on the disk before that.
     fn spend(&mut self, key: GroupKey, call: WaitingCall, grant: GrantId, tool: ToolId) {
-        let in_flight = matches!(self.pending.awaits(&key), Some(Awaits::Use { .. }))
-            || self.verdicts.has_untaken(key.exec, key.destination, self.clock.now_ns());
-        let asked = in_flight || self.ask_for_use(key, grant);
+        let asked = self.is_use_on_its_way(&key) || self.ask_for_use(key, grant);
         if asked {
             self.wait(key, call, Awaits::Use { tool }, IDENTITY_LIMIT);
         } else {
@@ -240,12 +249,16 @@ impl Engine {
         }
     }
 
+    /// False where the disk is too far behind.
     fn ask_for_use(&mut self, key: GroupKey, grant: GrantId) -> bool {
-        if let Err(error) = self.grants.spend(grant, self.clock.now_ns()) {
-            tracing::debug!(%error, "a use could not be spent");
+        if self.uses.try_send(UseRequest { grant, key }).is_err() {
             return false;
         }
-        self.uses.try_send(UseRequest { grant, key }).is_ok()
+        if let Err(error) = self.grants.spend(grant, self.clock.now_ns()) {
+            tracing::debug!(%error, "the store will refuse this use as well");
+        }
+        self.uses_in_flight.insert(key);
+        true
     }
 
     /// A use is on the disk: one waiting call goes ahead.
@@ -255,6 +268,7 @@ impl Engine {
         key: GroupKey,
         result: Result<Grant, GrantStoreError>,
     ) {
+        self.uses_in_flight.remove(&key);
         let grant = match result {
             Ok(grant) => grant,
             Err(error) => {
@@ -272,6 +286,7 @@ impl Engine {
         let now_ns = self.clock.now_ns();
         let expires_ns = grant.expires_ns;
         let used_up = grant.state(now_ns) == GrantState::UsedUp;
+        self.grants.insert(grant);
         if let Some(call) = self.pending.take_one(&key)
             && let Some(tool) = self.policy.tool_at(&key.destination).map(|tool| tool.id)
         {
@@ -290,13 +305,17 @@ impl Engine {
         if self.pending.is_empty() {
             return;
         }
-        let now_ns = self.clock.now_ns();
-        let keys = self.pending.keys(|_, group| matches!(group.awaits, Awaits::Use { .. }));
-        for key in keys {
-            if !self.verdicts.has_untaken(key.exec, key.destination, now_ns) {
-                self.decide_waiting(|waiting, _| *waiting == key);
+        for key in self.pending.keys(|_, group| matches!(group.awaits, Awaits::Use { .. })) {
+            if !self.is_use_on_its_way(&key) {
+                self.decide_group(key);
             }
         }
+    }
+
+    /// Whether an answer that admits one call of a group is being made, or was not taken yet.
+    fn is_use_on_its_way(&self, key: &GroupKey) -> bool {
+        self.uses_in_flight.contains(key)
+            || self.verdicts.has_untaken(key.exec, key.destination, self.clock.now_ns())
     }
 
     /// Decides waiting calls again, after something has changed.
@@ -307,26 +326,20 @@ impl Engine {
     }
 
     fn decide_group(&mut self, key: GroupKey) {
-        let Some(first) = self.first_call(&key) else { return };
+        let Some(first) = self.pending.first(&key).map(|call| call.record) else { return };
+        let awaited = self.pending.awaits(&key);
         match self.resolve(&first) {
             Resolution::Wait { awaits, limit } => {
-                let was_identity = self.pending.awaits(&key) == Some(Awaits::Identity);
-                let now_waits_for_grant = matches!(awaits, Awaits::Grant { .. });
                 let deadline_ns = first.header.time_ns.saturating_add(nanoseconds(limit));
                 self.pending.wait_on(&key, awaits, deadline_ns);
-                if was_identity && now_waits_for_grant {
-                    self.report_stalled(&key);
+                if awaited == Some(Awaits::Identity) && awaits != Awaits::Identity {
+                    self.report_stalled(&key, awaits);
                 }
             }
             Resolution::Spend { grant, tool } => {
-                let waits_for_disk = matches!(self.pending.awaits(&key), Some(Awaits::Use { .. }))
-                    && self.uses_in_flight.contains(&key);
-                if !waits_for_disk && self.ask_for_use(key, grant) {
-                    self.pending.wait_on(
-                        &key,
-                        Awaits::Use { tool },
-                        self.clock.now_ns() + nanoseconds(IDENTITY_LIMIT),
-                    );
+                if self.is_use_on_its_way(&key) || self.ask_for_use(key, grant) {
+                    let deadline_ns = self.clock.now_ns() + nanoseconds(IDENTITY_LIMIT);
+                    self.pending.wait_on(&key, Awaits::Use { tool }, deadline_ns);
                 }
             }
             Resolution::Allow { tool, allowance } => {
@@ -341,4 +354,141 @@ impl Engine {
             }
         }
     }
+
+    fn report_stalled(&mut self, key: &GroupKey, awaits: Awaits) {
+        let Awaits::Grant { reason: _, tool } = awaits else { return };
+        let calls: Vec<_> = self.pending.calls(key).map(|call| (call.record, call.hook)).collect();
+        for (record, hook) in calls {
+            let none = GrantId::NONE;
+            self.report(&record, hook, Outcome::Stalled, Reason::Stalled, Some(tool), none);
+        }
+    }
+
+    /// Denies calls whose time is over.
+    pub(super) fn end_overdue(&mut self, now_ns: u64) {
+        if self.pending.is_empty() {
+            return;
+        }
+        for key in self.pending.keys(|_, group| now_ns >= group.deadline_ns) {
+            let Some(Group { awaits, calls, .. }) = self.pending.take(&key) else { continue };
+            let (reason, tool) = match awaits {
+                Awaits::Identity => (Reason::IdentityUnverified, None),
+                Awaits::Grant { reason: _, tool } => (Reason::StallTimeout, Some(tool)),
+                Awaits::Use { tool } => (Reason::GrantUsedUp, Some(tool)),
+            };
+            for call in calls {
+                self.deny(key, &call, reason, tool, false);
+            }
+        }
+    }
+
+    /// Ends calls whose process is gone; nobody is left to answer.
+    pub(super) fn drop_dead_callers(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        for (_key, call) in self.pending.take_where(|call| call.pidfd.as_ref().is_some_and(ended)) {
+            let WaitingCall { record, hook, pidfd: _ } = call;
+            let tool = self.tool_of(&record);
+            let reason = Reason::CallerGone;
+            self.report(&record, hook, Outcome::Denied, reason, tool, GrantId::NONE);
+        }
+    }
+
+    /// Ends the socket of a denied flow, so that its owner learns at once.
+    pub(super) fn reset_flow(&self, record: &CallRecord) {
+        if record.destination.protocol() != PROTOCOL_TCP || record.socket_cookie == 0 {
+            return;
+        }
+        let ProcessFacts { tgid, start_ns, .. } = record.process;
+        match network_namespace(tgid, start_ns) {
+            Ok(netns) => {
+                if let Err(error) = self.flows.request(netns, record.socket_cookie, PROTOCOL_TCP) {
+                    tracing::warn!(pid = tgid, %error, "a denied flow is not reset");
+                }
+            }
+            // Its sockets went with it, or will when their packets are dropped.
+            Err(error) => tracing::debug!(pid = tgid, %error, "a denied flow has no process"),
+        }
+    }
+
+    fn report(
+        &mut self,
+        record: &CallRecord,
+        hook: Hook,
+        outcome: Outcome,
+        reason: Reason,
+        tool: Option<ToolId>,
+        grant: GrantId,
+    ) {
+        let (reason, audited_reason) = match outcome {
+            Outcome::Audited => (Reason::Audited, Some(reason)),
+            Outcome::Allowed | Outcome::Denied | Outcome::Stalled => (reason, None),
+        };
+        let process = self.process_of(&record.process);
+        let agent = self.agent_names.get(&record.process.agent).cloned();
+        let agent = agent.unwrap_or_else(|| Arc::from(""));
+        let owner = self.policy.agent(&agent).map(|agent| Arc::clone(&agent.owner));
+        let grant = self.grants.get(grant).map(|grant| Arc::new(grant.to_ref()));
+        let decision = CallDecision {
+            outcome,
+            reason,
+            audited_reason,
+            time_ns: record.header.time_ns,
+            stalled_ns: match outcome {
+                Outcome::Stalled => 0,
+                Outcome::Allowed | Outcome::Denied | Outcome::Audited
+                    if record.request.is_none() => 0,
+                Outcome::Allowed | Outcome::Denied | Outcome::Audited => {
+                    self.clock.now_ns().saturating_sub(record.header.time_ns)
+                }
+            },
+            agent,
+            owner: owner.unwrap_or_else(|| Arc::from("")),
+            instance: record.process.instance,
+            process,
+            destination: record.destination,
+            tool: tool.and_then(|id| self.policy.tool(id)).map(|tool| Arc::clone(&tool.name)),
+            grant,
+            hook,
+            socket_cookie: record.socket_cookie,
+            netns_cookie: record.netns_cookie,
+            generation: self.verdicts.generation(),
+        };
+        self.events.push(Event::Call(Box::new(decision)));
+    }
+}
+
+/// Whether a process has ended.
+fn ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// A live flow goes on under the grant that admitted it, used up or not, as long as that lasts.
+fn live_allowance(
+    grants: &GrantTable,
+    agent: &Agent,
+    record: &CallRecord,
+    tool: &Tool,
+    now_ns: u64,
+) -> Option<Allowance> {
+    if record.flags & CALL_LIVE_FLOW == 0 {
+        return None;
+    }
+    let grant = grants.get(record.grant)?;
+    let same_subject = grant.subject.agent == agent.name
+        && grant.subject.instance.is_none_or(|instance| instance == record.process.instance);
+    let lives = match grant.state(now_ns) {
+        GrantState::Live | GrantState::UsedUp => true,
+        GrantState::NotYetValid | GrantState::Expired | GrantState::Revoked => false,
+    };
+    (same_subject && lives && agent.approves(tool.id) && grant.tools.contains(&tool.name))
+        .then_some(Allowance {
+            expires_ns: grant.expires_ns,
+            grant: grant.id,
+            tool: tool.id,
+            reason: Reason::AllowedGrant,
+            extent: Extent::LiveFlow,
+        })
 }

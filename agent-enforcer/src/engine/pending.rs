@@ -132,6 +132,16 @@ impl Pending {
         self.groups.get(key).map(|group| group.awaits)
     }
 
+    /// The calls of a group, oldest first.
+    pub fn calls(&self, key: &GroupKey) -> impl Iterator<Item = &WaitingCall> {
+        self.groups.get(key).into_iter().flat_map(|group| &group.calls)
+    }
+
+    /// The oldest call of a group.
+    pub fn first(&self, key: &GroupKey) -> Option<&WaitingCall> {
+        self.calls(key).next()
+    }
+
     /// A group goes on waiting, for something else.
     pub fn wait_on(&mut self, key: &GroupKey, awaits: Awaits, deadline_ns: u64) {
         if let Some(group) = self.groups.get_mut(key) {

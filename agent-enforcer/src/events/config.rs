@@ -45,7 +45,9 @@ impl EventsConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum EventsError {
     /// The file cannot be opened or made.
-    #[error("events file {path}: {source}; give `--events` a file in a directory that root can write")]
+    #[error(
+        "events file {path}: {source}; give `--events` a file in a directory that root can write"
+    )]
     Open {
         /// The file.
         path: PathBuf,
@@ -89,7 +91,9 @@ pub enum EventsError {
         source: io::Error,
     },
     /// At shutdown some lines could not be written in time.
-    #[error("{lines} events could not be written to {path} before the deadline; make room on its file system")]
+    #[error(
+        "{lines} events could not be written to {path} before the deadline; make room on its file system"
+    )]
     Unwritten {
         /// The file.
         path: PathBuf,
@@ -97,7 +101,9 @@ pub enum EventsError {
         lines: u64,
     },
     /// At shutdown the stage did not end in time.
-    #[error("the events stage did not end within {0:?}; see whether the disk of the events file hangs")]
+    #[error(
+        "the events stage did not end within {0:?}; see whether the disk of the events file hangs"
+    )]
     Hung(Duration),
     /// The stage had ended on its own.
     #[error("the events stage ended before it was told to; see the daemon's log and restart it")]

@@ -260,7 +260,7 @@ mod tests {
             .collect()
     }
 
-    fn calls(out: &[Emission]) -> Vec<&Folded> {
+    fn folded_calls(out: &[Emission]) -> Vec<&Folded> {
         out.iter()
             .filter_map(|emission| match emission {
                 Emission::Call(folded) => Some(folded),
@@ -274,10 +274,8 @@ mod tests {
         let mut folder = Folder::new(SECOND);
         let mut out = Vec::new();
         for step in 0..100 {
-            let mut again = call();
-            again.time_ns = 1000 + step;
-            again.stalled_ns = step;
-            folder.call(Box::new(again), step, &mut out);
+            let next = CallDecision { time_ns: 1000 + step, stalled_ns: step, ..call() };
+            folder.call(Box::new(next), step, &mut out);
         }
         assert_eq!(counts(&out), [1]);
         assert_eq!(folder.next_end_ns(), Some(SECOND));
@@ -285,8 +283,8 @@ mod tests {
         assert_eq!(counts(&out), [1]);
         folder.end_due(SECOND, &mut out);
         assert_eq!(counts(&out), [1, 99]);
-        let folded = calls(&out)[1];
-        assert_eq!((folded.first_ns, folded.last_ns, folded.stalled_ns), (1001, 1099, 99));
+        let rest = folded_calls(&out)[1];
+        assert_eq!((rest.first_ns, rest.last_ns, rest.stalled_ns), (1001, 1099, 99));
         assert_eq!(folder.next_end_ns(), None);
     }
 
@@ -322,10 +320,10 @@ mod tests {
             folder.call(Box::new(call_of_pid(pid)), 0, &mut out);
         }
         folder.end_all(&mut out);
-        let folded = calls(&out)[1];
-        assert_eq!(folded.count, 19);
-        assert_eq!(folded.pids, (2..=17).collect::<Vec<_>>());
-        assert!(folded.more_pids);
+        let rest = folded_calls(&out)[1];
+        assert_eq!(rest.count, 19);
+        assert_eq!(rest.pids, (2..=17).collect::<Vec<_>>());
+        assert!(rest.more_pids);
     }
 
     #[test]
@@ -382,13 +380,13 @@ mod tests {
             }
             folder.end_all(&mut out);
             prop_assert_eq!(counts(&out).iter().sum::<u64>(), steps.len() as u64);
-            for folded in calls(&out) {
+            for told in folded_calls(&out) {
                 let of_it = steps.iter().filter(|&&(port, _, allowed)| {
-                    port == folded.call.destination.port()
-                        && (allowed == 1) == (folded.call.outcome == Outcome::Allowed)
+                    port == told.call.destination.port()
+                        && (allowed == 1) == (told.call.outcome == Outcome::Allowed)
                 });
-                prop_assert!(folded.count <= of_it.count() as u64);
-                prop_assert!(folded.last_ns - folded.first_ns < SECOND);
+                prop_assert!(told.count <= of_it.count() as u64);
+                prop_assert!(told.last_ns - told.first_ns < SECOND);
             }
         }
     }

@@ -70,7 +70,7 @@ pub fn start(
         clock,
     };
     if opened.torn_lines != 0 {
-        worker.untold.insert((LossCause::TornLine, EventClass::Daemon), opened.torn_lines);
+        worker.untold.insert((LossCause::TornLine, EventClass::Unknown), opened.torn_lines);
     }
     let thread = thread::Builder::new()
         .name("events".to_owned())
@@ -209,11 +209,10 @@ impl Worker {
             }
             Queued::Daemon(stamped) => {
                 queue::taken(&self.counters.queued);
-                match stamped.event {
-                    DaemonEvent::RecordsLost { kind, count } => {
-                        self.folder.records_lost(kind, count, now_ns, &mut out);
-                    }
-                    event => self.tell_daemon(&event, (stamped.time_ns, stamped.time_ns)),
+                if let DaemonEvent::RecordsLost { kind, count } = stamped.event {
+                    self.folder.records_lost(kind, count, now_ns, &mut out);
+                } else {
+                    self.tell_daemon(&stamped.event, (stamped.time_ns, stamped.time_ns));
                 }
             }
         }
@@ -332,3 +331,6 @@ impl Worker {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -19,25 +16,21 @@ use agent_enforcer_common::{
 use super::Clock;
 use crate::decision::{Ancestor, CallDecision, GrantRef, Outcome, Process, Sha256Digest};
 
-/// A clock that stands still until it is told to advance.
+/// A clock that stands still.
 pub(super) struct TestClock {
-    boot_ns: AtomicU64,
+    boot_ns: u64,
     epoch_ms: u64,
 }
 
 impl TestClock {
     pub(super) fn new(boot_ns: u64, epoch_ms: u64) -> Self {
-        Self { boot_ns: AtomicU64::new(boot_ns), epoch_ms }
-    }
-
-    pub(super) fn advance(&self, nanoseconds: u64) {
-        self.boot_ns.fetch_add(nanoseconds, Relaxed);
+        Self { boot_ns, epoch_ms }
     }
 }
 
 impl Clock for TestClock {
     fn boot_ns(&self) -> u64 {
-        self.boot_ns.load(Relaxed)
+        self.boot_ns
     }
 
     fn wall(&self) -> SystemTime {
@@ -100,5 +93,34 @@ pub(super) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     while !so() {
         assert!(Instant::now() < deadline, "never came to be: {what}");
         std::thread::yield_now();
+    }
+}
+
+/// A file system of 256 KiB, gone with this value.
+pub(super) struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    pub(super) fn mount() -> Self {
+        let dir = tempfile::TempDir::new().unwrap();
+        let options = c"size=256k,mode=0700";
+        rustix::mount::mount(
+            "tmpfs",
+            dir.path(),
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            options,
+        )
+        .unwrap();
+        Self(dir)
+    }
+
+    pub(super) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
     }
 }

@@ -54,76 +54,9 @@ fn daemon_record(event: &DaemonEvent) -> Record {
 #[test]
 fn denied_call_is_a_refused_network_activity_with_everything_known() {
     let event = call_event(call());
-    let expected = json!({
-        "time": EPOCH_MS - 1000,
-        "class_uid": 4001, "class_name": "Network Activity", "category_uid": 4,
-        "activity_id": 5, "activity_name": "Refuse", "type_uid": 400_105,
-        "severity_id": 2, "severity": "Low",
-        "metadata": {
-            "sequence": 9,
-            "uid": event["metadata"]["uid"],
-            "version": "1.8.0",
-            "product": {
-                "name": "agent-enforcer", "vendor_name": "agent-enforcer",
-                "version": env!("CARGO_PKG_VERSION"),
-            },
-            "log_name": "agent-enforcer",
-            "event_code": "grant_expired",
-            "logged_time": EPOCH_MS,
-            "profiles": ["host", "security_control"],
-        },
-        "message": "denied: agent deploy-bot (i-1a2b, pid 42) to 192.0.2.1:443/tcp: grant_expired",
-        "status_id": 2, "status": "Failure",
-        "status_code": "grant_expired", "status_detail": "issue a new grant",
-        "count": 1,
-        "device": {"hostname": "web-1", "type_id": 0, "os": {"name": "Linux", "type_id": 200}},
-        "action_id": 2, "action": "Denied", "disposition_id": 2, "disposition": "Blocked",
-        "is_alert": false,
-        "actor": {
-            "app_name": "deploy-bot", "app_uid": "i-1a2b",
-            "user": {"name": "alice@example.com", "type_id": 0},
-            "process": {
-                "pid": 42, "uid": "42-2000000000", "created_time": EPOCH_MS - 3000,
-                "name": "python3",
-                "file": {
-                    "path": "/usr/bin/python3.11", "name": "python3.11", "type_id": 8,
-                    "hashes": [
-                        {"algorithm_id": 3, "algorithm": "SHA-256", "value": "ab".repeat(32)}
-                    ],
-                },
-                "user": {"uid": "1000", "groups": [{"uid": "1001"}]},
-                "parent_process": {"pid": 40, "path": "/usr/bin/bash"},
-                "ancestry": [
-                    {"pid": 40, "path": "/usr/bin/bash"},
-                    {"pid": 1, "path": "/usr/lib/systemd/systemd"},
-                ],
-            },
-        },
-        "src_endpoint": {"hostname": "web-1"},
-        "dst_endpoint": {"ip": "192.0.2.1", "port": 443},
-        "is_src_dst_assignment_known": true,
-        "observation_point_id": 1,
-        "connection_info": {
-            "direction_id": 2, "direction": "Outbound", "protocol_num": 6,
-            "protocol_name": "tcp", "protocol_ver_id": 4, "uid": "4711",
-        },
-        "policy": {
-            "name": "agent-enforcer", "type": "policy and grants", "uid": "3", "version": "3",
-            "is_applied": true,
-        },
-        "firewall_rule": {"name": "registry", "type": "tool"},
-        "authorizations": [
-            {"decision": "denied", "policy": {"name": "TASK-7", "type": "grant", "uid": "g-42"}}
-        ],
-        "unmapped": {"agent_enforcer": {
-            "agent": "deploy-bot", "owner": "platform@example.com", "instance": "i-1a2b",
-            "exec": 9, "principal": "alice@example.com", "grant": "g-42", "task": "TASK-7",
-            "tool": "registry", "destination": "192.0.2.1:443/tcp", "outcome": "denied",
-            "reason": "grant_expired", "audited_reason": null, "remedy": "issue a new grant",
-            "generation": 3, "hook": "connect", "stalled_ns": 0, "socket_cookie": 4711,
-            "netns_cookie": 1, "unit": "bot.service", "cgroup": "/system.slice/bot.service",
-        }},
-    });
+    let mut expected: Value = serde_json::from_str(include_str!("denied_call.json")).unwrap();
+    expected["metadata"]["uid"] = event["metadata"]["uid"].clone();
+    expected["metadata"]["product"]["version"] = env!("CARGO_PKG_VERSION").into();
     assert_eq!(event, expected);
 }
 
@@ -221,10 +154,7 @@ fn ipv6_link_local_peer_names_its_interface() {
     let address: std::net::Ipv6Addr = "fe80::1".parse().unwrap();
     let destination = Destination::v6(address.octets(), 3, 53, 17);
     let event = call_event(CallDecision { destination, ..call() });
-    assert_eq!(
-        event["dst_endpoint"],
-        json!({"ip": "fe80::1", "port": 53, "interface_uid": "3"})
-    );
+    assert_eq!(event["dst_endpoint"], json!({"ip": "fe80::1", "port": 53, "interface_uid": "3"}));
     assert_eq!(event["connection_info"]["protocol_name"], "udp");
     assert_eq!(event["connection_info"]["protocol_ver_id"], 6);
     assert_eq!(event["unmapped"]["agent_enforcer"]["destination"], "[fe80::1%3]:53/udp");
@@ -435,7 +365,10 @@ fn daemon_events_have_what_their_class_requires() {
 #[test]
 fn grant_event_tells_who_what_for_whom_and_until_when() {
     let told = parse(&daemon_record(&DaemonEvent::GrantIssued(grant_facts())));
-    assert_eq!(told["message"], "g-42 granted to deploy-bot: registry, tickets for alice@example.com");
+    assert_eq!(
+        told["message"],
+        "g-42 granted to deploy-bot: registry, tickets for alice@example.com"
+    );
     assert_eq!(told["user"], json!({"name": "deploy-bot", "type_id": 4}));
     assert_eq!(
         told["unmapped"]["agent_enforcer"],

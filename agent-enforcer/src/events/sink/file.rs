@@ -15,10 +15,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::Ordering::Relaxed,
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -273,15 +270,14 @@ impl FileSink {
 
     fn note_failure(&mut self, now_ns: u64, error: &io::Error) {
         self.counters.disk_errors.fetch_add(1, Relaxed);
-        let pause = match self.retry {
-            Some(before) => (before.pause * 2).min(LAST_RETRY),
-            None => {
-                tracing::error!(
-                    path = %self.path.display(), %error,
-                    "events file cannot be written; make room on its file system"
-                );
-                FIRST_RETRY
-            }
+        let pause = if let Some(before) = self.retry {
+            (before.pause * 2).min(LAST_RETRY)
+        } else {
+            tracing::error!(
+                path = %self.path.display(), %error,
+                "events file cannot be written; make room on its file system"
+            );
+            FIRST_RETRY
         };
         self.retry = Some(Retry { at_ns: now_ns.saturating_add(duration_ns(pause)), pause });
     }

@@ -123,7 +123,7 @@ mod tests {
             ),
             (
                 "torn long ago",
-                format!("{{\"metadata\":{{\"sequence\":9,\n"),
+                "{\"metadata\":{\"sequence\":9,\n".to_owned(),
                 tail(9, TornLine::None),
             ),
             ("blank lines", format!("{ONE}\n\n"), tail(7, TornLine::None)),

@@ -8,7 +8,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::events::testing::TestClock;
+use crate::events::testing::{SmallDisk, TestClock};
 
 fn open_limited(path: &Path, limit: usize) -> (FileSink, Opened) {
     FileSink::open(path.to_owned(), limit, Arc::new(Counters::default())).unwrap()
@@ -117,8 +117,11 @@ fn refuses_what_is_not_a_safe_file() {
     fs::write(name("shared"), "").unwrap();
     fs::set_permissions(name("shared"), fs::Permissions::from_mode(0o664)).unwrap();
     let message = error(&name("shared")).to_string();
-    assert!(message.ends_with("can be written by others (mode 0664); `chmod go-w` it"), "{message}");
-    fs::File::create(name("big")).unwrap().set_len((64 << 20) + 1).unwrap();
+    assert!(
+        message.ends_with("can be written by others (mode 0664); `chmod go-w` it"),
+        "{message}"
+    );
+    File::create(name("big")).unwrap().set_len((64 << 20) + 1).unwrap();
     assert!(matches!(error(&name("big")), EventsError::ReadEnd { .. }));
 }
 
@@ -261,37 +264,12 @@ fn line_torn_before_rotation_is_whole_in_the_new_file() {
     assert_eq!(fs::read_to_string(&old).unwrap(), format!("{}\n", &event(1)[..20]));
 }
 
-/// A file system of 256 KiB, gone with this value.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let dir = TempDir::new().unwrap();
-        let options = c"size=256k,mode=0700";
-        rustix::mount::mount(
-            "tmpfs",
-            dir.path(),
-            "tmpfs",
-            rustix::mount::MountFlags::empty(),
-            options,
-        )
-        .unwrap();
-        Self(dir)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
-    }
-}
-
 #[test]
 #[ignore = "needs root: mounts a tmpfs; run with `--ignored`"]
 fn full_disk_delays_lines_and_tears_none() {
     let disk = SmallDisk::mount();
-    let path = disk.0.path().join("events.jsonl");
-    let ballast = disk.0.path().join("ballast");
+    let path = disk.path().join("events.jsonl");
+    let ballast = disk.path().join("ballast");
     let mut sink = open(&path);
     let mut now = 0;
     fs::write(&ballast, vec![0; 200 << 10]).unwrap();
@@ -302,7 +280,10 @@ fn full_disk_delays_lines_and_tears_none() {
     }
     assert!(sink.retry_at_ns().is_some());
     let size = sink.size().unwrap();
-    assert!(sink.offset != 0 || size % 4096 == 0, "the disk must have been filled to the brim");
+    assert!(
+        sink.offset != 0 || size.is_multiple_of(4096),
+        "the disk must have been filled to the brim"
+    );
     fs::remove_file(&ballast).unwrap();
     now = sink.retry_at_ns().unwrap();
     sink.flush(now);
@@ -315,7 +296,7 @@ fn full_disk_delays_lines_and_tears_none() {
 #[ignore = "needs root: mounts a tmpfs; run with `--ignored`"]
 fn file_emptied_by_an_operator_makes_room() {
     let disk = SmallDisk::mount();
-    let path = disk.0.path().join("events.jsonl");
+    let path = disk.path().join("events.jsonl");
     let mut sink = open(&path);
     while sink.retry_at_ns().is_none() {
         put(&mut sink);

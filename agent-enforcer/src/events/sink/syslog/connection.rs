@@ -94,11 +94,7 @@ fn open_tcp(receiver: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// The first address of a name that can be opened.
-fn first_of<T>(
-    host: &str,
-    port: u16,
-    open: impl Fn(SocketAddr) -> io::Result<T>,
-) -> io::Result<T> {
+fn first_of<T>(host: &str, port: u16, open: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for receiver in (host, port).to_socket_addrs()? {
         match open(receiver) {

@@ -28,8 +28,7 @@ pub(super) struct MessageFormat {
 
 impl MessageFormat {
     pub(super) fn new(facility: SyslogFacility, host: &str) -> Self {
-        let host: String =
-            host.chars().filter(char::is_ascii_graphic).take(HOST_BYTES).collect();
+        let host: String = host.chars().filter(char::is_ascii_graphic).take(HOST_BYTES).collect();
         let formatter = Config {
             facility: facility.facility(),
             hostname: (!host.is_empty()).then_some(&host),
@@ -71,7 +70,7 @@ impl MessageFormat {
 
 const fn outcome(class: EventClass) -> Option<&'static str> {
     match class {
-        EventClass::Daemon => None,
+        EventClass::Daemon | EventClass::Unknown => None,
         EventClass::Allowed | EventClass::Denied | EventClass::Audited | EventClass::Stalled => {
             Some(class.word())
         }
@@ -130,7 +129,9 @@ mod tests {
             sequence: None,
             ..record()
         };
-        assert!(text("web-1", &event).contains(" started [agentEnforcer@32473 reason=\"started\"] {"));
+        assert!(
+            text("web-1", &event).contains(" started [agentEnforcer@32473 reason=\"started\"] {")
+        );
     }
 
     #[test]

@@ -32,7 +32,9 @@ pub enum SyslogTarget {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SyslogTargetError {
     /// It begins with nothing that is known.
-    #[error("syslog receiver `{0}` has no known transport; write `unix:PATH`, `udp:HOST:PORT` or `tcp:HOST:PORT`")]
+    #[error(
+        "syslog receiver `{0}` has no known transport; write `unix:PATH`, `udp:HOST:PORT` or `tcp:HOST:PORT`"
+    )]
     Transport(String),
     /// The path is missing or relative.
     #[error("syslog receiver `{0}` needs an absolute path; write `unix:/dev/log`")]
@@ -41,10 +43,14 @@ pub enum SyslogTargetError {
     #[error("syslog receiver `{0}` has a path of more than 107 bytes; use a shorter one")]
     PathLength(String),
     /// The host is missing, or an IPv6 address without brackets.
-    #[error("syslog receiver `{0}` has no usable host; write `HOST:PORT`, an IPv6 address as `[::1]:PORT`")]
+    #[error(
+        "syslog receiver `{0}` has no usable host; write `HOST:PORT`, an IPv6 address as `[::1]:PORT`"
+    )]
     Host(String),
     /// The port is missing or none.
-    #[error("syslog receiver `{0}` has no usable port; write one of 1 to 65535 behind the host, as in `:514`")]
+    #[error(
+        "syslog receiver `{0}` has no usable port; write one of 1 to 65535 behind the host, as in `:514`"
+    )]
     Port(String),
 }
 
@@ -96,20 +102,17 @@ fn parse_path(text: &str, path: &str) -> Result<PathBuf, SyslogTargetError> {
 fn parse_host_port(text: &str, rest: &str) -> Result<(String, u16), SyslogTargetError> {
     let host_error = || SyslogTargetError::Host(text.to_owned());
     let port_error = || SyslogTargetError::Port(text.to_owned());
-    let (host, port) = match rest.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, behind) = bracketed.split_once(']').ok_or_else(host_error)?;
-            host.parse::<std::net::Ipv6Addr>().map_err(|_| host_error())?;
-            (host, behind.strip_prefix(':').ok_or_else(port_error)?)
+    let (host, port) = if let Some(bracketed) = rest.strip_prefix('[') {
+        let (host, behind) = bracketed.split_once(']').ok_or_else(host_error)?;
+        host.parse::<std::net::Ipv6Addr>().map_err(|_| host_error())?;
+        (host, behind.strip_prefix(':').ok_or_else(port_error)?)
+    } else {
+        let (host, port) = rest.rsplit_once(':').ok_or_else(port_error)?;
+        let is_unusable = |c: char| c == ':' || c.is_whitespace() || c.is_control();
+        if host.is_empty() || host.contains(is_unusable) {
+            return Err(host_error());
         }
-        None => {
-            let (host, port) = rest.rsplit_once(':').ok_or_else(port_error)?;
-            let is_unusable = |c: char| c == ':' || c.is_whitespace() || c.is_control();
-            if host.is_empty() || host.contains(is_unusable) {
-                return Err(host_error());
-            }
-            (host, port)
-        }
+        (host, port)
     };
     match port.parse() {
         Ok(0) | Err(_) => Err(port_error()),
@@ -142,7 +145,9 @@ const FACILITIES: [(&str, Facility); 12] = [
 
 /// Why a facility is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("syslog facility `{0}` is not known; write `authpriv`, `auth`, `daemon`, `user` or `local0` to `local7`")]
+#[error(
+    "syslog facility `{0}` is not known; write `authpriv`, `auth`, `daemon`, `user` or `local0` to `local7`"
+)]
 pub struct SyslogFacilityError(String);
 
 impl SyslogFacility {
@@ -196,8 +201,9 @@ mod tests {
     #[test]
     fn each_mistake_in_a_receiver_has_its_error() {
         use SyslogTargetError as E;
+        type Case<'a> = (&'a str, fn(String) -> E);
         let long = format!("unix:/{}", "x".repeat(107));
-        let cases: [(&str, fn(String) -> E); 18] = [
+        let cases: [Case; 18] = [
             ("", E::Transport),
             ("/dev/log", E::Transport),
             ("tls:host:6514", E::Transport),

@@ -1,0 +1,122 @@
+//! How OCSF says what became of a call, and how bad that is.
+//!
+//! In: outcome, reason, protocol, hook. Out: OCSF's numbers and captions. Every outcome and
+//! every reason is named, so that a new one breaks the build until somebody has judged it.
+
+use agent_enforcer_common::{
+    destination::{PROTOCOL_TCP, PROTOCOL_UDP},
+    reason::Reason,
+    record::Hook,
+};
+
+use super::super::{Kind, Severity, Status};
+use crate::decision::Outcome;
+
+const NETWORK_OPEN: Kind =
+    Kind { class_uid: 4001, class_name: "Network Activity", activity_id: 1, activity_name: "Open" };
+const NETWORK_REFUSE: Kind = Kind { activity_id: 5, activity_name: "Refuse", ..NETWORK_OPEN };
+
+/// How OCSF says an outcome: activity, action, disposition, status.
+pub(super) struct Wording {
+    pub(super) kind: Kind,
+    pub(super) action: (u8, &'static str),
+    pub(super) disposition: (u8, &'static str),
+    pub(super) status: Status,
+}
+
+pub(super) const fn wording(outcome: Outcome) -> Wording {
+    match outcome {
+        Outcome::Allowed => Wording {
+            kind: NETWORK_OPEN,
+            action: (1, "Allowed"),
+            disposition: (1, "Allowed"),
+            status: Status::Success,
+        },
+        Outcome::Denied => Wording {
+            kind: NETWORK_REFUSE,
+            action: (2, "Denied"),
+            disposition: (2, "Blocked"),
+            status: Status::Failure,
+        },
+        Outcome::Audited => Wording {
+            kind: NETWORK_OPEN,
+            action: (3, "Observed"),
+            disposition: (17, "Logged"),
+            status: Status::Success,
+        },
+        // Neither allowed nor denied yet: the call was made to wait.
+        Outcome::Stalled => Wording {
+            kind: NETWORK_OPEN,
+            action: (4, "Modified"),
+            disposition: (14, "Delayed"),
+            status: Status::Other("Stalled"),
+        },
+    }
+}
+
+pub(super) fn severity(
+    outcome: Outcome,
+    reason: Reason,
+    audited_reason: Option<Reason>,
+) -> Severity {
+    match outcome {
+        Outcome::Allowed | Outcome::Stalled => Severity::Informational,
+        Outcome::Denied => severity_of_denial(reason),
+        Outcome::Audited => audited_reason.map_or(Severity::Low, severity_of_denial),
+    }
+}
+
+/// High: the agent tries to get round the enforcement, or the enforcement has a fault.
+const fn severity_of_denial(reason: Reason) -> Severity {
+    match reason {
+        Reason::None
+        | Reason::AllowedStanding
+        | Reason::AllowedGrant
+        | Reason::Audited
+        | Reason::Stalled => Severity::Informational,
+        Reason::NoGrant
+        | Reason::GrantNotYetValid
+        | Reason::GrantExpired
+        | Reason::GrantUsedUp
+        | Reason::StallTimeout => Severity::Low,
+        Reason::NoTool
+        | Reason::ToolNotApproved
+        | Reason::GrantRevoked
+        | Reason::AgentUnknown
+        | Reason::PendingLimit
+        | Reason::RateLimited
+        | Reason::ProtocolNotAllowed
+        | Reason::MalformedPacket => Severity::Medium,
+        Reason::IdentityUnverified
+        | Reason::DigestMismatch
+        | Reason::DaemonDown
+        | Reason::RingFull
+        | Reason::ProcessTableFull
+        | Reason::TagFailed
+        | Reason::Internal
+        | Reason::SourceRoute => Severity::High,
+        Reason::ExecutableMismatch => Severity::Critical,
+    }
+}
+
+/// Severity of a process whose identity was refused.
+pub(in crate::events::schema) fn severity_of_refusal(reason: Reason) -> Severity {
+    severity_of_denial(reason).max(Severity::High)
+}
+
+pub(super) const fn protocol_name(protocol: u8) -> Option<&'static str> {
+    match protocol {
+        PROTOCOL_TCP => Some("tcp"),
+        PROTOCOL_UDP => Some("udp"),
+        _ => None,
+    }
+}
+
+pub(super) const fn hook_word(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Connect => "connect",
+        Hook::Sendmsg => "sendmsg",
+        Hook::SocketCreate => "socket_create",
+        Hook::Egress => "egress",
+    }
+}
