@@ -1,0 +1,3 @@
+//! What the daemon asks of the kernel directly.
+
+pub mod flows;
