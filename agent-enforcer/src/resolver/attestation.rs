@@ -1,1 +1,26 @@
-//! Written by its issue.
+//! Who is this process? Everything that is read about a process, its executable and its cgroup.
+//!
+//! In: the facts that the kernel side recorded, and /proc. Out: [`crate::decision::Process`], the
+//! executable as an open handle, digests, the running processes at start-up, the files behind path
+//! globs. The subjects are hostile and know this code: a pid is bound to its start time before
+//! anything is believed, the executable is compared with the kernel's record, a file is opened for
+//! reading only on worker threads. Nothing here decides anything or writes to the kernel.
+
+pub mod adopt;
+pub mod cgroups;
+pub mod digest;
+pub mod executables;
+pub mod process;
+pub mod scan;
+pub mod sockets;
+pub mod watcher;
+pub mod worker;
+
+mod image;
+mod procfs;
+
+pub use image::{Executable, FileStamp};
+pub use procfs::{ProcError, START_TICK_NS, same_start};
+
+#[cfg(test)]
+mod testing;
