@@ -24,7 +24,9 @@ mod compile_tests;
 #[cfg(test)]
 mod files_tests;
 #[cfg(test)]
-mod testing;
+mod rule_tests;
+#[cfg(test)]
+pub(in crate::resolver) mod testing;
 
 use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 

@@ -168,7 +168,9 @@ fn options() -> Options {
 fn problem(error: Error) -> Problem {
     let text = message(&error);
     match error {
-        Error::Eof { .. } if !text.contains("while") => Problem::Empty,
+        Error::Unexpected { expected: "sequence start", .. } => Problem::Shape("a list"),
+        Error::Unexpected { expected: "mapping start", .. } => Problem::Shape("a mapping of keys"),
+        Error::Unexpected { expected: "string scalar", .. } => Problem::Shape("a single value"),
         Error::SerdeUnknownField { field, expected, .. } => {
             Problem::UnknownKey { key: quote(&field), known: expected.join(", ") }
         }

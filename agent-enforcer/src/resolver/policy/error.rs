@@ -13,7 +13,7 @@ use super::directory::{DIRECTORY_LIMIT, FILE_LIMIT};
 const QUOTE_LIMIT: usize = 80;
 
 /// Where in a policy a problem is: a file or directory, and in a file its line and column.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     file: Arc<str>,
     /// Line and column from 1, `None` for the whole file.
@@ -69,9 +69,6 @@ pub enum Problem {
     #[error("the file begins with a byte order mark; save it as UTF-8 without one")]
     ByteOrderMark,
 
-    /// The file is empty.
-    #[error("the file is empty; begin it with `apiVersion: agent-enforcer/v1`")]
-    Empty,
     /// The file does not say its version.
     #[error("`apiVersion` is missing; begin the file with `apiVersion: agent-enforcer/v1`")]
     ApiVersionMissing,
@@ -81,6 +78,9 @@ pub enum Problem {
     /// The YAML can't be decoded.
     #[error("{0}; correct the YAML here, docs/policy.md shows the form")]
     Syntax(String),
+    /// A scalar where a list belongs, and the like.
+    #[error("{0} is expected here; docs/policy.md shows the form")]
+    Shape(&'static str),
     /// A key that does not exist.
     #[error("key {key} is not known; the keys here are {known}")]
     UnknownKey {
@@ -374,11 +374,12 @@ impl PolicyError {
 }
 
 impl PolicyErrors {
-    pub(super) const fn new(errors: Vec<PolicyError>) -> Self {
+    pub(super) fn new(mut errors: Vec<PolicyError>) -> Self {
+        errors.sort_by(|a, b| a.place.cmp(&b.place));
         Self(errors)
     }
 
-    /// Each problem, in the order of the files.
+    /// Each problem, in the order of the files and of the lines in them.
     pub fn iter(&self) -> impl Iterator<Item = &PolicyError> {
         self.0.iter()
     }
