@@ -15,6 +15,8 @@ mod table;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod store_tests;
+#[cfg(test)]
 pub(in crate::resolver) mod testing;
 
 use std::{sync::Arc, time::SystemTime};
