@@ -8,6 +8,7 @@
 mod clock;
 mod record;
 mod spec;
+mod state_file;
 mod store;
 mod store_error;
 mod table;

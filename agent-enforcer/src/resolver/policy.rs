@@ -13,6 +13,7 @@ mod document;
 mod error;
 mod network;
 mod normal;
+mod place;
 mod plan;
 mod rule;
 mod schema;
@@ -35,7 +36,8 @@ use ipnet::IpNet;
 
 pub use compile::{Compiled, ScopedPrefix, compile};
 use coverage::AddressIndex;
-pub use error::{Place, PolicyError, PolicyErrors, Problem};
+pub use error::{Overlap, PolicyError, PolicyErrors, Problem};
+pub use place::Place;
 pub use plan::{PlannedTerm, SelectorPlan};
 pub use rule::{Ruling, explain_rule, rule};
 pub use schema::json_schema;

@@ -79,7 +79,7 @@ fn write_until_killed(state: &Path) -> ! {
         store.record_use(id, &now).unwrap();
         uses += 1;
         say("used", u64::from(uses));
-        if id.get() % 2 == 0 {
+        if id.get().is_multiple_of(2) {
             store.revoke(id, "test", &now).unwrap();
             say("revoked", id.get());
         }

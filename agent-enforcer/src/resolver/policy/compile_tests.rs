@@ -59,7 +59,9 @@ fn compiled(policy: &Policy, grants: &GrantTable) -> Compiled {
 
 fn table(grants: Vec<Grant>) -> GrantTable {
     let mut table = GrantTable::default();
-    grants.into_iter().for_each(|grant| table.insert(grant));
+    for grant in grants {
+        table.insert(grant);
+    }
     table
 }
 
