@@ -9,6 +9,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use agent_enforcer_common::id::GrantId;
@@ -22,6 +23,8 @@ use super::{
 const CHILD: &str = "AGENT_ENFORCER_CRASH_TEST_STATE";
 const NAME: &str = "resolver::grant::crash_tests::kill_9_loses_nothing_that_was_returned";
 const ROUNDS: usize = 12;
+/// A child that nobody kills ends by itself, so that the parent never waits for ever.
+const LIFE_LIMIT: Duration = Duration::from_mins(1);
 
 #[test]
 fn kill_9_loses_nothing_that_was_returned() {
@@ -71,7 +74,8 @@ fn write_until_killed(state: &Path) -> ! {
         out.flush().unwrap();
     };
     say("epoch", store.next_epoch().unwrap());
-    loop {
+    let begun = Instant::now();
+    while begun.elapsed() < LIFE_LIMIT {
         let mut new = new_grant(&now);
         new.max_uses = Some(1000);
         let id = store.issue(new).unwrap().id;
@@ -84,6 +88,7 @@ fn write_until_killed(state: &Path) -> ! {
             say("revoked", id.get());
         }
     }
+    panic!("nobody killed this process");
 }
 
 /// Reads `lines` of what the child says, kills it, and reads what it had said by then.
