@@ -8,12 +8,15 @@
 mod clock;
 mod record;
 mod spec;
+mod state_file;
 mod store;
 mod store_error;
 mod table;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod store_tests;
 #[cfg(test)]
 pub(in crate::resolver) mod testing;
 

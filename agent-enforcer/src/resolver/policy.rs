@@ -13,6 +13,7 @@ mod document;
 mod error;
 mod network;
 mod normal;
+mod place;
 mod plan;
 mod rule;
 mod schema;
@@ -24,7 +25,9 @@ mod compile_tests;
 #[cfg(test)]
 mod files_tests;
 #[cfg(test)]
-mod testing;
+mod rule_tests;
+#[cfg(test)]
+pub(in crate::resolver) mod testing;
 
 use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
@@ -33,7 +36,8 @@ use ipnet::IpNet;
 
 pub use compile::{Compiled, ScopedPrefix, compile};
 use coverage::AddressIndex;
-pub use error::{Place, PolicyError, PolicyErrors, Problem};
+pub use error::{Overlap, PolicyError, PolicyErrors, Problem};
+pub use place::Place;
 pub use plan::{PlannedTerm, SelectorPlan};
 pub use rule::{Ruling, explain_rule, rule};
 pub use schema::json_schema;

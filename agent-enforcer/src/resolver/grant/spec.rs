@@ -320,7 +320,7 @@ agents:
         assert_eq!(refusal(|s| s.lifetime = Duration::ZERO), GrantSpecError::NoLifetime);
         assert_eq!(refusal(|s| s.lifetime = 25 * hour), GrantSpecError::LifetimeTooLong);
         assert_eq!(
-            refusal(|s| s.not_before = Some(now + 31 * 24 * hour)),
+            refusal(|s| s.not_before = Some(now + Duration::from_hours(31 * 24))),
             GrantSpecError::BeginsTooLate
         );
         assert_eq!(
@@ -335,7 +335,7 @@ agents:
         let now = moment(1000);
         let mut spec = spec("bot", &["mail"]);
         spec.not_before = Some(now.wall + Duration::from_secs(10));
-        spec.lifetime = Duration::from_secs(60);
+        spec.lifetime = Duration::from_mins(1);
         let grant = check_spec(&spec, &policy(), |_| None, &now).unwrap();
         assert_eq!(grant.not_before_ns, 1_010_000_000_000);
         assert_eq!(grant.expires_ns, 1_070_000_000_000);

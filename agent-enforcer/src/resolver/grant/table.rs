@@ -180,7 +180,7 @@ mod tests {
         ]);
         assert_eq!(best(&table, 50), Some((3, GrantState::Live)));
         assert_eq!(best(&table, 200), Some((1, GrantState::Live)));
-        assert_eq!(best(&table, 900), Some((1, GrantState::Expired)));
+        assert_eq!(best(&table, 900), Some((3, GrantState::Expired)));
     }
 
     #[test]

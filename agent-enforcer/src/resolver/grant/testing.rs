@@ -7,8 +7,8 @@ use std::{
 
 use agent_enforcer_common::id::{GrantId, InstanceId};
 
-use super::{BootId, Grant, GrantSubject, Moment};
-use crate::control::GrantSpec;
+use super::{BootId, Grant, GrantSubject, Moment, NewGrant, check_spec};
+use crate::{control::GrantSpec, resolver::policy::testing::policy};
 
 /// A moment `seconds` after the boot `first`, and after a fixed wall time.
 pub(in crate::resolver) fn moment(seconds: u64) -> Moment {
@@ -32,6 +32,18 @@ pub(in crate::resolver) fn spec(agent: &str, tools: &[&str]) -> GrantSpec {
         lifetime: Duration::from_mins(30),
         max_uses: None,
     }
+}
+
+/// A checked request for half an hour from `now` on.
+pub(in crate::resolver) fn new_grant(now: &Moment) -> NewGrant {
+    let policy = policy(
+        "tools:
+  - {name: mail, cidrs: [192.0.2.1], ports: [25]}
+agents:
+  - {name: bot, owner: o, purpose: p, selectors: [[\"unix:uid:7\"]], tools: [mail]}
+",
+    );
+    check_spec(&spec("bot", &["mail"]), &policy, |_| None, now).unwrap()
 }
 
 /// A grant for an agent from `not_before_ns` to `expires_ns`.

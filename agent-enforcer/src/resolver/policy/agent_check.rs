@@ -21,8 +21,9 @@ use super::{
     Agent, Mode, OnMiss, Term,
     directory::Source,
     document::AgentEntry,
-    error::{Place, PolicyError, Problem, quote},
+    error::{PolicyError, Problem},
     network::decimal,
+    place::{Place, quote},
     selector::Selector,
     tool_check::{CheckedTools, Report, claim_name},
 };

@@ -14,7 +14,8 @@ use std::{
 
 use super::{
     document::{self, Document},
-    error::{Place, PolicyError, PolicyErrors, Problem, quote_path},
+    error::{PolicyError, PolicyErrors, Problem},
+    place::{Place, quote_path},
 };
 
 /// Largest policy file, bytes.

@@ -18,7 +18,8 @@ use serde_saphyr::{
 };
 
 use super::{
-    error::{Place, PolicyError, Problem, quote},
+    error::{PolicyError, Problem},
+    place::{Place, quote},
     schema,
 };
 
@@ -67,7 +68,7 @@ pub(super) struct ToolEntry {
     pub(super) ports: Spanned<Vec<Spanned<String>>>,
     /// Transport protocol, or a list of them.
     #[serde(default, deserialize_with = "present")]
-    #[schemars(schema_with = "schema::protocol")]
+    #[schemars(schema_with = "schema::protocol", extend("default" = "tcp"))]
     pub(super) protocol: Option<Spanned<OneOrMany>>,
 }
 
@@ -97,15 +98,15 @@ pub(super) struct AgentEntry {
     pub(super) standing: Vec<Spanned<String>>,
     /// What becomes of a call that nothing covers: wait for a grant (the default), or be denied.
     #[serde(default, deserialize_with = "present")]
-    #[schemars(schema_with = "schema::on_miss")]
+    #[schemars(schema_with = "schema::on_miss", extend("default" = "stall"))]
     pub(super) on_miss: Option<Spanned<String>>,
     /// How long a call may wait for its decision, 0s to 10m; 5s where it is not given.
     #[serde(default, deserialize_with = "present")]
-    #[schemars(schema_with = "schema::duration")]
+    #[schemars(schema_with = "schema::duration", extend("default" = "5s"))]
     pub(super) stall_limit: Option<Spanned<String>>,
     /// Enforce denials (the default), or let them through and record them.
     #[serde(default, deserialize_with = "present")]
-    #[schemars(schema_with = "schema::mode")]
+    #[schemars(schema_with = "schema::mode", extend("default" = "enforce"))]
     pub(super) mode: Option<Spanned<String>>,
     /// `SO_MARK` of the agent's sockets, for firewalls and routing: a number, or hex in quotes.
     #[serde(default, deserialize_with = "present")]
@@ -168,7 +169,9 @@ fn options() -> Options {
 fn problem(error: Error) -> Problem {
     let text = message(&error);
     match error {
-        Error::Eof { .. } if !text.contains("while") => Problem::Empty,
+        Error::Unexpected { expected: "sequence start", .. } => Problem::Shape("a list"),
+        Error::Unexpected { expected: "mapping start", .. } => Problem::Shape("a mapping of keys"),
+        Error::Unexpected { expected: "string scalar", .. } => Problem::Shape("a single value"),
         Error::SerdeUnknownField { field, expected, .. } => {
             Problem::UnknownKey { key: quote(&field), known: expected.join(", ") }
         }

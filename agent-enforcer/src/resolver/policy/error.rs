@@ -1,24 +1,14 @@
 //! What can be wrong with a policy: each problem with its place and its remedy.
 //!
-//! In: what the reader and the checks found. Out: one line per problem. Text from a policy file is
-//! quoted and escaped before it is shown, so that a file can't write to a terminal or a log.
+//! In: what the reader and the checks found. Out: one line per problem. Text from a policy file
+//! comes here quoted, so that a file can't write to a terminal or a log.
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, io};
 
-use serde_saphyr::Location;
-
-use super::directory::{DIRECTORY_LIMIT, FILE_LIMIT};
-
-/// Longest piece of a policy file that a message repeats, characters.
-const QUOTE_LIMIT: usize = 80;
-
-/// Where in a policy a problem is: a file or directory, and in a file its line and column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    file: Arc<str>,
-    /// Line and column from 1, `None` for the whole file.
-    position: Option<(u32, u32)>,
-}
+use super::{
+    directory::{DIRECTORY_LIMIT, FILE_LIMIT},
+    place::Place,
+};
 
 /// Everything that is wrong with a policy. Shown one problem per line.
 #[derive(Debug)]
@@ -69,9 +59,6 @@ pub enum Problem {
     #[error("the file begins with a byte order mark; save it as UTF-8 without one")]
     ByteOrderMark,
 
-    /// The file is empty.
-    #[error("the file is empty; begin it with `apiVersion: agent-enforcer/v1`")]
-    Empty,
     /// The file does not say its version.
     #[error("`apiVersion` is missing; begin the file with `apiVersion: agent-enforcer/v1`")]
     ApiVersionMissing,
@@ -81,6 +68,9 @@ pub enum Problem {
     /// The YAML can't be decoded.
     #[error("{0}; correct the YAML here, docs/policy.md shows the form")]
     Syntax(String),
+    /// A scalar where a list belongs, and the like.
+    #[error("{0} is expected here; docs/policy.md shows the form")]
+    Shape(&'static str),
     /// A key that does not exist.
     #[error("key {key} is not known; the keys here are {known}")]
     UnknownKey {
@@ -331,32 +321,6 @@ impl fmt::Display for Overlap {
     }
 }
 
-impl Place {
-    /// A whole file or directory.
-    pub(super) fn whole(path: &Path) -> Self {
-        Self { file: quote_path(path), position: None }
-    }
-
-    /// A location in a file.
-    pub(super) fn in_file(file: &Arc<str>, at: Location) -> Self {
-        let short = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        let position = (at.line() != 0).then(|| (short(at.line()), short(at.column())));
-        Self { file: Arc::clone(file), position }
-    }
-
-    /// A line and column (from 1) in a file.
-    pub(super) fn at(file: &Arc<str>, line: u32, column: u32) -> Self {
-        Self { file: Arc::clone(file), position: Some((line, column)) }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        self.position.map_or(Ok(()), |(line, column)| write!(f, ":{line}:{column}"))
-    }
-}
-
 impl PolicyError {
     pub(super) const fn new(place: Place, problem: Problem) -> Self {
         Self { place, problem }
@@ -374,11 +338,12 @@ impl PolicyError {
 }
 
 impl PolicyErrors {
-    pub(super) const fn new(errors: Vec<PolicyError>) -> Self {
+    pub(super) fn new(mut errors: Vec<PolicyError>) -> Self {
+        errors.sort_by(|a, b| a.place.cmp(&b.place));
         Self(errors)
     }
 
-    /// Each problem, in the order of the files.
+    /// Each problem, in the order of the files and of the lines in them.
     pub fn iter(&self) -> impl Iterator<Item = &PolicyError> {
         self.0.iter()
     }
@@ -402,25 +367,3 @@ impl fmt::Display for PolicyErrors {
 }
 
 impl std::error::Error for PolicyErrors {}
-
-/// Text of a policy file as a message shows it: in backquotes, escaped, shortened.
-pub(super) fn quote(text: &str) -> String {
-    let mut quoted = String::from("`");
-    quoted.extend(text.chars().take(QUOTE_LIMIT).flat_map(char::escape_debug));
-    if text.chars().nth(QUOTE_LIMIT).is_some() {
-        quoted.push_str("...");
-    }
-    quoted.push('`');
-    quoted
-}
-
-/// A path as a message shows it.
-pub(super) fn quote_path(path: &Path) -> Arc<str> {
-    path.to_string_lossy().chars().flat_map(escape_control).collect::<String>().into()
-}
-
-fn escape_control(character: char) -> impl Iterator<Item = char> {
-    let plain = (!character.is_control()).then_some(character);
-    let escaped = character.is_control().then(|| character.escape_default());
-    plain.into_iter().chain(escaped.into_iter().flatten())
-}

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::error::{Problem, quote};
+use super::{error::Problem, place::quote};
 
 /// Bits of `::ffff:0:0/96`.
 const MAPPED_BITS: u8 = 96;

@@ -217,3 +217,145 @@ fn lowest(set: TermSet) -> Option<usize> {
     let (at, word) = set.words.iter().enumerate().find(|(_, word)| **word != 0)?;
     Some(at * 64 + usize::try_from(word.trailing_zeros()).ok()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use agent_enforcer_common::process::PATTERN_LIMIT;
+
+    use super::*;
+    use crate::resolver::policy::testing::{load_text, policy};
+
+    fn agents(list: &[(&str, &str)]) -> String {
+        let agent = |(name, selectors): &(&str, &str)| {
+            format!(
+                "  - {{name: {name}, owner: o, purpose: p, selectors: {selectors}, tools: []}}\n"
+            )
+        };
+        format!("agents:\n{}", list.iter().map(agent).collect::<String>())
+    }
+
+    fn plan(list: &[(&str, &str)]) -> SelectorPlan {
+        SelectorPlan::build(&policy(&agents(list)))
+    }
+
+    fn claims(plan: &SelectorPlan, cgroup: &str, uid: u32, exe: &str) -> Option<String> {
+        plan.classify(cgroup, uid, Path::new(exe)).map(|term| term.agent.to_string())
+    }
+
+    #[test]
+    fn numbers_the_most_specific_term_lowest_then_by_agent() {
+        let plan = plan(&[
+            ("c", "[[\"unix:uid:1\"], [\"unix:uid:2\", \"unix:path:/x\"]]"),
+            ("b", "[[\"unix:uid:3\"]]"),
+            ("a", "[[\"unix:uid:4\", \"unix:path:/y\", \"cgroup:path:/z\"]]"),
+        ]);
+        let order: Vec<_> = plan.terms().iter().map(|t| (&*t.agent, t.uid.unwrap())).collect();
+        assert_eq!(order, [("a", 4), ("c", 2), ("b", 3), ("c", 1)]);
+        assert_eq!(plan.defaults().terms, 4);
+    }
+
+    #[test]
+    fn all_selectors_of_a_term_must_hold() {
+        let plan =
+            plan(&[("bot", "[[\"unix:uid:7\", \"unix:path:/opt/*\", systemd:id:b@*.service]]")]);
+        let unit = "/system.slice/b@1.service";
+        assert_eq!(claims(&plan, unit, 7, "/opt/bot").as_deref(), Some("bot"));
+        assert_eq!(claims(&plan, unit, 8, "/opt/bot"), None);
+        assert_eq!(claims(&plan, unit, 7, "/opt/bot/x"), None);
+        assert_eq!(claims(&plan, "/system.slice/c.service", 7, "/opt/bot"), None);
+    }
+
+    #[test]
+    fn a_process_is_in_its_cgroup_and_in_all_ancestors_of_it() {
+        let plan = plan(&[("bot", "[[cgroup:path:/a/b*], [systemd:id:x.service]]")]);
+        for (cgroup, expected) in [
+            ("/a/b1", true),
+            ("/a/b1/c/d", true),
+            ("/a", false),
+            ("/", false),
+            ("/z/a/b1", false),
+            ("/system.slice/x.service", true),
+            ("/system.slice/x.service/worker", true),
+            ("/system.slice/x.serviceX", false),
+        ] {
+            assert_eq!(claims(&plan, cgroup, 0, "/e").is_some(), expected, "{cgroup}");
+        }
+    }
+
+    #[test]
+    fn users_name_no_units_but_their_cgroups_have_paths() {
+        let plan = plan(&[
+            ("unit", "[[systemd:id:x.service]]"),
+            ("path", "[[\"cgroup:path:/user.slice/**/y.service\"]]"),
+        ]);
+        let below = "/user.slice/user-7.slice/user@7.service";
+        assert_eq!(claims(&plan, &format!("{below}/x.service"), 7, "/e"), None);
+        assert_eq!(claims(&plan, &format!("{below}/y.service"), 7, "/e").as_deref(), Some("path"));
+        assert_eq!(claims(&plan, "/user.slices/x.service", 7, "/e").as_deref(), Some("unit"));
+    }
+
+    #[test]
+    fn the_lowest_term_over_all_levels_wins() {
+        let plan = plan(&[
+            ("wide", "[[cgroup:path:/a, \"unix:uid:7\"]]"),
+            ("near", "[[cgroup:path:/a/b]]"),
+        ]);
+        // The deeper cgroup is less specific here: two selectors beat one.
+        assert_eq!(claims(&plan, "/a/b", 7, "/e").as_deref(), Some("wide"));
+        assert_eq!(claims(&plan, "/a/b", 8, "/e").as_deref(), Some("near"));
+    }
+
+    #[test]
+    fn digests_are_demanded_of_what_the_rest_of_the_term_matches() {
+        let term = |digit| format!("[\"unix:path:/x\", \"unix:sha256:{}\"]", digit_text(digit));
+        let plan = plan(&[("bot", &format!("[{}, {}]", term('0'), term('1')))]);
+        assert_eq!(plan.terms().len(), 1);
+        let found = plan.classify("/", 0, Path::new("/x")).unwrap();
+        assert_eq!(found.digests, [Sha256Digest([0; 32]), Sha256Digest([0x11; 32])]);
+    }
+
+    fn digit_text(digit: char) -> String {
+        std::iter::repeat_n(digit, 64).collect()
+    }
+
+    #[test]
+    fn terms_share_tables_and_defaults_hold_numbered_bits_only() {
+        let plan = plan(&[
+            ("a", "[[systemd:id:x.service, \"unix:uid:1\"]]"),
+            ("b", "[[systemd:id:x.service, \"unix:uid:2\"]]"),
+            ("c", "[[\"unix:path:/x\"]]"),
+        ]);
+        assert_eq!(
+            (plan.patterns().len(), plan.users().len(), plan.executables().len()),
+            (1, 2, 1)
+        );
+        let pattern = plan.patterns().first().unwrap();
+        assert_eq!((pattern.scope, pattern.length), (PatternScope::SystemUnit as u32, 9));
+        assert_eq!(pattern.terms.words[0], 0b011);
+        let defaults = plan.defaults();
+        assert_eq!((defaults.patterns, defaults.terms), (1, 3));
+        assert_eq!(defaults.any_cgroup.words[0], 0b100);
+        assert_eq!(defaults.any_user.words[0], 0b100);
+        assert_eq!(defaults.any_executable.words[0], 0b011);
+        assert!(defaults.any_cgroup.words.iter().skip(1).all(|word| *word == 0));
+    }
+
+    #[test]
+    fn refuses_more_terms_or_globs_than_the_tables_hold() {
+        let errors = |count: usize, selector: &dyn Fn(usize) -> String| {
+            let terms: Vec<_> = (1..=count).map(|n| format!("[\"{}\"]", selector(n))).collect();
+            let yaml = agents(&[("bot", &format!("[{}]", terms.join(", ")))]);
+            load_text(&format!("apiVersion: agent-enforcer/v1\n{yaml}"))
+        };
+        let user = |n| format!("unix:uid:{n}");
+        let full = errors(TERM_LIMIT, &user).unwrap();
+        assert_eq!(SelectorPlan::build(&full).terms().len(), TERM_LIMIT);
+        let over = errors(TERM_LIMIT + 1, &user).unwrap_err().to_string();
+        assert!(over.ends_with("more than 1024 different selector terms; merge some with globs"));
+        let cgroup = |n| format!("cgroup:path:/c{n}");
+        let limit = usize::try_from(PATTERN_LIMIT).unwrap();
+        assert_eq!(SelectorPlan::build(&errors(limit, &cgroup).unwrap()).patterns().len(), limit);
+        let over = errors(limit + 1, &cgroup).unwrap_err().to_string();
+        assert!(over.ends_with("more than 256 different cgroup globs; merge some with `*`"));
+    }
+}

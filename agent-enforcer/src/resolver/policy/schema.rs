@@ -4,7 +4,9 @@
 //! says what an editor can check; what only the daemon can check (overlaps, unknown names) is not
 //! in it.
 
-use schemars::{Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
+use schemars::{
+    Schema, SchemaGenerator, generate::SchemaSettings, json_schema, transform::RecursiveTransform,
+};
 
 use super::document::{API_VERSION, Document};
 
@@ -12,6 +14,12 @@ use super::document::{API_VERSION, Document};
 pub fn json_schema() -> String {
     let mut settings = SchemaSettings::draft07();
     settings.inline_subschemas = true;
+    // An optional key has no null form: `mode:` without a value is refused.
+    settings.transforms.push(Box::new(RecursiveTransform(|schema: &mut Schema| {
+        if schema.get("default").is_some_and(serde_json::Value::is_null) {
+            schema.remove("default");
+        }
+    })));
     let schema = settings.into_generator().into_root_schema_for::<Document>();
     format!("{:#}\n", schema.as_value())
 }
@@ -39,7 +47,6 @@ pub(super) fn ports(_: &mut SchemaGenerator) -> Schema {
 
 pub(super) fn protocol(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
-        "default": "tcp",
         "oneOf": [
             { "enum": ["tcp", "udp"] },
             {
@@ -68,15 +75,15 @@ pub(super) fn selectors(_: &mut SchemaGenerator) -> Schema {
 }
 
 pub(super) fn on_miss(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": ["stall", "deny"], "default": "stall" })
+    json_schema!({ "enum": ["stall", "deny"] })
 }
 
 pub(super) fn mode(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": ["enforce", "audit"], "default": "enforce" })
+    json_schema!({ "enum": ["enforce", "audit"] })
 }
 
 pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "default": "5s", "examples": ["500ms", "30s", "2m"] })
+    json_schema!({ "type": "string", "examples": ["500ms", "30s", "2m"] })
 }
 
 pub(super) fn socket_mark(_: &mut SchemaGenerator) -> Schema {

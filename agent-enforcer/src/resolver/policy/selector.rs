@@ -11,10 +11,7 @@ use agent_enforcer_common::{
     process::{PATTERN_BYTES, PatternScope},
 };
 
-use super::{
-    error::{Problem, quote},
-    network::decimal,
-};
+use super::{error::Problem, network::decimal, place::quote};
 use crate::decision::Sha256Digest;
 
 /// Longest executable glob, bytes (`PATH_MAX`).

@@ -22,8 +22,9 @@ use super::{
     coverage::{AddressIndex, Prefix},
     directory::Source,
     document::{OneOrMany, ToolEntry},
-    error::{Overlap, Place, PolicyError, Problem, quote},
+    error::{Overlap, PolicyError, Problem},
     network::{self, decimal},
+    place::{Place, quote},
 };
 
 /// Longest name of a tool or agent, bytes.
@@ -237,31 +238,31 @@ fn protocol(text: &str) -> Result<u8, Problem> {
 
 /// Reports each pair of tools that cover one destination, once.
 fn refuse_overlaps(placed: Vec<Placed>, errors: &mut Vec<PolicyError>) -> Vec<Tool> {
-    let (tools, places): (Vec<_>, Vec<_>) =
+    let (tools, all_places): (Vec<_>, Vec<_>) =
         placed.into_iter().map(|placed| (placed.tool, placed.networks)).unzip();
     let index = AddressIndex::new(&tools);
     let by_id: HashMap<ToolId, (&Tool, &Vec<Place>)> =
-        tools.iter().zip(&places).map(|(tool, places)| (tool.id, (tool, places))).collect();
+        tools.iter().zip(&all_places).map(|(tool, at)| (tool.id, (tool, at))).collect();
     let mut reported = HashSet::new();
-    for (tool, own_places) in tools.iter().zip(&places) {
-        for (network, place) in tool.networks.iter().zip(own_places) {
+    for (tool, at) in tools.iter().zip(&all_places) {
+        for (network, own) in tool.networks.iter().zip(at) {
             for (_, id) in index.covering(Prefix::of(*network)) {
-                let Some((other, other_places)) = by_id.get(&id) else { continue };
+                let Some((other, other_at)) = by_id.get(&id) else { continue };
                 if other.id == tool.id || reported.contains(&pair(tool.id, other.id)) {
                     continue;
                 }
                 let Some(service) = common_service(tool, other) else { continue };
                 reported.insert(pair(tool.id, other.id));
-                let Some((cover, at)) = cover(other, other_places, *network) else { continue };
+                let Some((cover, cover_place)) = cover(other, other_at, *network) else { continue };
                 let overlap = Overlap {
                     tool: quote(&tool.name),
                     destination: format!("{network} {service}"),
                     other: quote(&other.name),
                     cover: cover.to_string(),
-                    cover_place: at.clone(),
+                    cover_place: cover_place.clone(),
                 };
                 let problem = Problem::Overlap(Box::new(overlap));
-                errors.push(PolicyError::new(place.clone(), problem));
+                errors.push(PolicyError::new(own.clone(), problem));
             }
         }
     }

@@ -1,0 +1,206 @@
+//! Which tool a destination belongs to, and what is decided for it.
+
+use agent_enforcer_common::{
+    NEVER_NS,
+    destination::{Destination, PROTOCOL_TCP, PROTOCOL_UDP},
+    id::{GrantId, InstanceId, ToolId},
+    reason::Reason,
+};
+
+use super::{Policy, Ruling, explain_rule, rule, testing::policy};
+use crate::{
+    control::ExplainStep,
+    resolver::grant::{
+        Grant, GrantTable, Revocation,
+        testing::{counted, for_instance, grant, wall},
+    },
+};
+
+const HERE: InstanceId = InstanceId::new(1);
+const NOW: u64 = 50;
+
+fn office() -> Policy {
+    policy(
+        "tools:
+  - {name: mail, cidrs: [192.0.2.0/24], ports: [25, 587-590]}
+  - {name: dns, cidrs: [192.0.2.53, \"2001:db8::53\"], ports: [53], protocol: [tcp, udp]}
+  - {name: world, cidrs: [0.0.0.0/0], ports: [443]}
+  - {name: world6, cidrs: [\"::/0\"], ports: [443, 80]}
+  - {name: metadata, cidrs: [169.254.169.254], ports: [80]}
+agents:
+  - {name: bot, owner: o, purpose: p, selectors: [[\"unix:uid:7\"]], tools: [mail, dns], standing: [dns]}
+",
+    )
+}
+
+fn to(text: &str, protocol: u8) -> Destination {
+    Destination::from_socket_addr(text.parse().unwrap(), protocol)
+}
+
+fn tool_at(text: &str, protocol: u8) -> Option<String> {
+    office().tool_at(&to(text, protocol)).map(|tool| tool.name.to_string())
+}
+
+fn ruling(grants: &[Grant], destination: &str) -> Ruling {
+    let policy = office();
+    let table = table(grants);
+    let agent = policy.agent("bot").unwrap();
+    rule(&policy, agent, &table, HERE, &to(destination, PROTOCOL_TCP), NOW)
+}
+
+fn table(grants: &[Grant]) -> GrantTable {
+    let mut table = GrantTable::default();
+    grants.iter().cloned().for_each(|grant| table.insert(grant));
+    table
+}
+
+fn mail(reason: Reason) -> Ruling {
+    Ruling::Wait { reason, tool: ToolId::new(1) }
+}
+
+#[test]
+fn finds_the_tool_by_address_port_and_protocol() {
+    for (destination, protocol, tool) in [
+        ("192.0.2.9:25", PROTOCOL_TCP, Some("mail")),
+        ("192.0.2.9:587", PROTOCOL_TCP, Some("mail")),
+        ("192.0.2.9:590", PROTOCOL_TCP, Some("mail")),
+        ("192.0.2.9:591", PROTOCOL_TCP, None),
+        ("192.0.2.9:25", PROTOCOL_UDP, None),
+        ("192.0.3.9:25", PROTOCOL_TCP, None),
+        ("192.0.2.53:53", PROTOCOL_UDP, Some("dns")),
+        ("192.0.2.53:25", PROTOCOL_TCP, Some("mail")),
+        ("[2001:db8::53]:53", PROTOCOL_TCP, Some("dns")),
+        ("[::ffff:192.0.2.9]:25", PROTOCOL_TCP, Some("mail")),
+        ("192.0.2.9:443", PROTOCOL_TCP, Some("world")),
+        ("[2001:db8::1]:443", PROTOCOL_TCP, Some("world6")),
+    ] {
+        assert_eq!(tool_at(destination, protocol).as_deref(), tool, "{destination}");
+    }
+}
+
+#[test]
+fn ipv6_prefix_never_covers_an_ipv4_destination() {
+    assert_eq!(tool_at("198.51.100.1:80", PROTOCOL_TCP), None);
+    assert_eq!(tool_at("[::ffff:198.51.100.1]:80", PROTOCOL_TCP), None);
+    assert_eq!(tool_at("[2001:db8::1]:80", PROTOCOL_TCP).as_deref(), Some("world6"));
+}
+
+#[test]
+fn metadata_addresses_belong_to_a_tool_that_names_them_only() {
+    assert_eq!(tool_at("169.254.169.254:443", PROTOCOL_TCP), None);
+    assert_eq!(tool_at("169.254.169.254:80", PROTOCOL_TCP).as_deref(), Some("metadata"));
+    assert_eq!(tool_at("[fd00:ec2::254]:443", PROTOCOL_TCP), None);
+    assert_eq!(tool_at("[fd00:ec2::253]:443", PROTOCOL_TCP).as_deref(), Some("world6"));
+}
+
+#[test]
+fn denies_what_belongs_to_no_tool_or_to_one_that_is_not_approved() {
+    assert_eq!(ruling(&[], "192.0.2.9:1"), Ruling::Deny { reason: Reason::NoTool, tool: None });
+    let grants = [grant(1, "bot", &["world"], 0, 100)];
+    assert_eq!(
+        ruling(&grants, "192.0.2.9:443"),
+        Ruling::Deny { reason: Reason::ToolNotApproved, tool: Some(ToolId::new(3)) }
+    );
+}
+
+#[test]
+fn allows_a_standing_tool_for_ever() {
+    assert_eq!(
+        ruling(&[], "192.0.2.53:53"),
+        Ruling::Allow {
+            tool: ToolId::new(2),
+            grant: None,
+            expires_ns: NEVER_NS,
+            reason: Reason::AllowedStanding,
+            counted: false,
+        }
+    );
+}
+
+#[test]
+fn allows_with_a_live_grant_until_it_expires() {
+    let allow = |id, expires_ns, counted| Ruling::Allow {
+        tool: ToolId::new(1),
+        grant: Some(GrantId::new(id)),
+        expires_ns,
+        reason: Reason::AllowedGrant,
+        counted,
+    };
+    let mut grants = vec![counted(grant(1, "bot", &["mail"], 0, 900), 1, 0)];
+    assert_eq!(ruling(&grants, "192.0.2.9:25"), allow(1, 900, true));
+    grants.push(for_instance(grant(2, "bot", &["mail"], 50, 51), 1));
+    assert_eq!(ruling(&grants, "192.0.2.9:25"), allow(2, 51, false));
+    grants.push(grant(3, "bot", &["dns", "mail"], 0, 60));
+    assert_eq!(ruling(&grants, "192.0.2.9:25"), allow(3, 60, false));
+}
+
+#[test]
+fn waits_with_the_reason_that_explains_best() {
+    assert_eq!(ruling(&[], "192.0.2.9:25"), mail(Reason::NoGrant));
+    let other = [
+        grant(1, "cat", &["mail"], 0, 100),
+        for_instance(grant(2, "bot", &["mail"], 0, 100), 2),
+        grant(3, "bot", &["dns"], 0, 100),
+    ];
+    assert_eq!(ruling(&other, "192.0.2.9:25"), mail(Reason::NoGrant));
+    let mut revoked = grant(1, "bot", &["mail"], 0, 100);
+    revoked.revoked = Some(Revocation { at: wall(0), reason: "leaked".into() });
+    assert_eq!(ruling(&[revoked], "192.0.2.9:25"), mail(Reason::GrantRevoked));
+    let expired = grant(1, "bot", &["mail"], 0, 50);
+    assert_eq!(ruling(&[expired], "192.0.2.9:25"), mail(Reason::GrantExpired));
+    let spent = counted(grant(1, "bot", &["mail"], 0, 100), 2, 2);
+    assert_eq!(ruling(&[spent], "192.0.2.9:25"), mail(Reason::GrantUsedUp));
+    let later = grant(1, "bot", &["mail"], 51, 100);
+    assert_eq!(ruling(&[later], "192.0.2.9:25"), mail(Reason::GrantNotYetValid));
+}
+
+fn steps(grants: &[Grant], destination: &str) -> Vec<(String, bool, String)> {
+    let policy = office();
+    let agent = policy.agent("bot").unwrap();
+    let destination = to(destination, PROTOCOL_TCP);
+    let table = table(grants);
+    explain_rule(&policy, agent, &table, HERE, &destination, NOW)
+        .into_iter()
+        .map(|ExplainStep { question, found, holds }| (question, holds, found))
+        .collect()
+}
+
+#[test]
+fn explains_every_step_as_far_as_the_decision_went() {
+    let words = |grants: &[Grant], destination: &str| -> Vec<(String, bool)> {
+        steps(grants, destination).into_iter().map(|(word, holds, _)| (word, holds)).collect()
+    };
+    let expected = |steps: &[(&str, bool)]| -> Vec<(String, bool)> {
+        steps.iter().map(|(word, holds)| ((*word).to_owned(), *holds)).collect()
+    };
+    assert_eq!(words(&[], "192.0.2.9:1"), expected(&[("tool", false)]));
+    assert_eq!(words(&[], "192.0.2.9:443"), expected(&[("tool", true), ("approved", false)]));
+    let granted = [("tool", true), ("approved", true), ("grant", true)];
+    assert_eq!(words(&[], "192.0.2.53:53"), expected(&granted));
+    let live = [grant(1, "bot", &["mail"], 0, 100)];
+    assert_eq!(words(&live, "192.0.2.9:25"), expected(&granted));
+    let refused = [("tool", true), ("approved", true), ("grant", false)];
+    assert_eq!(words(&[], "192.0.2.9:25"), expected(&refused));
+}
+
+#[test]
+fn explains_a_grant_by_what_a_person_wants_to_know() {
+    let found = |grant: Grant| steps(&[grant], "192.0.2.9:25").pop().unwrap().2;
+    let second = 1_000_000_000;
+    assert_eq!(
+        found(grant(4, "bot", &["mail"], 0, 90 * second)),
+        "grant g-4 for `mail` on behalf of alice@example.com is live for another 1m 30s"
+    );
+    assert!(
+        found(grant(4, "bot", &["mail"], 60 * second, 90 * second))
+            .ends_with("is not_yet_valid: it begins in 1m")
+    );
+    assert!(
+        found(counted(grant(4, "bot", &["mail"], 0, 90), 3, 3))
+            .ends_with("is used_up: all 3 uses are spent")
+    );
+    assert!(found(grant(4, "bot", &["mail"], 0, 1)).ends_with("is expired"));
+    let mut revoked = grant(4, "bot", &["mail"], 0, 90);
+    revoked.revoked = Some(Revocation { at: wall(0), reason: "leaked".into() });
+    assert!(found(revoked).ends_with("is revoked: leaked"));
+}
