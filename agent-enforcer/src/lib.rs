@@ -8,4 +8,5 @@ pub mod cli;
 pub mod control;
 pub mod decision;
 pub mod events;
+pub mod host;
 pub mod resolver;
