@@ -53,9 +53,11 @@ Exit codes:
 pub struct Cli {
     /// Directory of the daemon's control socket.
     #[arg(long, global = true, value_name = "DIR", default_value = "/run/agent-enforcer")]
+    #[arg(help_heading = "Common options")]
     runtime_dir: PathBuf,
     /// Tables for people or JSON for programs.
     #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
+    #[arg(help_heading = "Common options")]
     output: OutputFormat,
     #[command(subcommand)]
     verb: Verb,

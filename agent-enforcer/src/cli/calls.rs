@@ -15,8 +15,9 @@ use crate::{
     control::{ExplainQuestion, Explanation, PendingView},
 };
 
-/// Say what would be decided for a process and a destination, and why; exits with 0 whatever
-/// would be decided.
+/// Say what would be decided for a process and a destination, and why.
+///
+/// Exits with 0 whatever would be decided.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

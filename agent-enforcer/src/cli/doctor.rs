@@ -15,8 +15,9 @@ use crate::{
     host::{Check, CheckLevel, CheckTargets, checks},
 };
 
-/// Check the host and the daemon, and say what to do about each finding. Exits with 1 if any
-/// check fails.
+/// Check the host and the daemon, and say what to do about each finding.
+///
+/// Exits with 1 if any check fails.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Where the bpf file system is mounted.
@@ -76,19 +77,23 @@ fn daemon(answer: Result<Status, ApiError>) -> Vec<Check> {
 }
 
 fn render(findings: &[Check], style: Style) -> String {
-    let mut table = Table::new(&["CHECK", "RESULT", "FOUND", "WHAT TO DO"], style);
-    for check in findings {
-        let tone = match check.level {
+    let mut table = Table::new(&["RESULT", "CHECK", "FOUND"], style);
+    for Check { name, level, found, remedy } in findings {
+        let tone = match level {
             CheckLevel::Ok => Tone::Good,
             CheckLevel::Warn => Tone::Warning,
             CheckLevel::Fail => Tone::Bad,
         };
-        table.toned_row([
-            (check.name, Tone::Plain),
-            (&check.level.to_string(), tone),
-            (&check.found, Tone::Plain),
-            (&check.remedy, Tone::Plain),
-        ]);
+        // Long findings are lists.
+        let mut found = found.split("; ");
+        let first = found.next().unwrap_or_default();
+        table.toned_row([(&level.to_string(), tone), (name, Tone::Plain), (first, Tone::Plain)]);
+        for more in found {
+            table.row(["", "", more]);
+        }
+        if !remedy.is_empty() {
+            table.row(["", "", &format!("-> {remedy}")]);
+        }
     }
     let count = |level| findings.iter().filter(|check| check.level == level).count();
     format!(

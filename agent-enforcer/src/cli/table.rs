@@ -4,6 +4,9 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table as Grid, pre
 
 use super::{console::Style, text::printable};
 
+/// Spaces between columns.
+const GAP: u16 = 2;
+
 /// What a cell says, in colour where there is colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
@@ -62,11 +65,13 @@ impl Table {
     }
 
     /// The lines, without spaces at their ends, each with a newline.
-    pub(super) fn finish(self) -> String {
+    pub(super) fn finish(mut self) -> String {
+        for column in self.grid.column_iter_mut() {
+            column.set_padding((0, GAP));
+        }
         let mut text = String::new();
         for line in self.grid.lines() {
-            // The preset pads every cell by one space; the first column needs none.
-            text.push_str(line.strip_prefix(' ').unwrap_or(&line).trim_end());
+            text.push_str(line.trim_end());
             text.push('\n');
         }
         text

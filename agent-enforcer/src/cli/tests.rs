@@ -130,3 +130,24 @@ fn finds_wanted_output_where_the_rest_is_wrong() {
     assert_eq!(wanted("x frob --output=json"), OutputFormat::Json);
     assert_eq!(wanted("x frob --output table json"), OutputFormat::Table);
 }
+
+#[test]
+fn documentation_names_every_verb_and_option() {
+    use clap::CommandFactory;
+    const DOCUMENT: &str = include_str!("../../../docs/cli.md");
+    fn check(command: &clap::Command) {
+        assert!(DOCUMENT.contains(command.get_name()), "{} is not documented", command.get_name());
+        for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+            let option = format!("--{option}");
+            assert!(DOCUMENT.contains(&option), "{option} of {}", command.get_name());
+        }
+        command.get_subcommands().for_each(check);
+    }
+    check(&Cli::command());
+    for check in crate::host::checks(&crate::host::CheckTargets {
+        bpffs: "/sys/fs/bpf".into(),
+        cgroup_root: None,
+    }) {
+        assert!(DOCUMENT.contains(&format!("`{}`", check.name)), "{}", check.name);
+    }
+}

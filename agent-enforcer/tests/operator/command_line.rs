@@ -284,7 +284,7 @@ async fn doctor_tells_host_and_daemon() {
     let empty = private_directory();
     let absent = ask(empty.path(), "doctor --bpffs /nonexistent").await;
     assert_eq!(absent.exit, Exit::Failed);
-    for expected in ["CHECK", "mount -t bpf", "no control socket", "systemctl status"] {
+    for expected in ["RESULT", "mount -t bpf", "no control socket", "systemctl status"] {
         assert!(absent.out.contains(expected), "{}", absent.out);
     }
 }
@@ -322,7 +322,13 @@ fn binary(uid: u32, arguments: &[&str]) -> Output {
     let directory = private_directory();
     open_up(directory.path(), 0o755);
     let program = directory.path().join("agent-enforcer");
-    fs::copy(env!("CARGO_BIN_EXE_agent-enforcer"), &program).unwrap();
+    // By another process: a file that is open for writing here, or in a child that another test
+    // has just forked, can't be executed.
+    let copied = process::Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_agent-enforcer"))
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
     process::Command::new(program)
         .args(arguments)
         .stdin(process::Stdio::null())
