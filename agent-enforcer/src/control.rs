@@ -7,12 +7,12 @@ use std::{
     collections::BTreeMap,
     future::Future,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     time::{Duration, SystemTime},
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::broadcast;
 
 /// A boxed future of a control call.
@@ -69,6 +69,7 @@ pub struct Status {
     /// Process id of the daemon.
     pub pid: u32,
     /// Since when it runs.
+    #[serde(serialize_with = "serialize_time")]
     pub started: SystemTime,
     /// `cgroup` or `cgroup+lsm`.
     pub plane: String,
@@ -123,10 +124,12 @@ pub struct InstanceView {
     /// Process that was recognised first.
     pub pid: u32,
     /// Its executable.
+    #[serde(serialize_with = "serialize_path")]
     pub exe: PathBuf,
     /// Digest of its executable, hex; empty where unknown.
     pub sha256: String,
     /// Since when.
+    #[serde(serialize_with = "serialize_time")]
     pub started: SystemTime,
     /// Live processes.
     pub processes: usize,
@@ -138,6 +141,7 @@ pub struct PolicyView {
     /// The generation in force.
     pub generation: u64,
     /// Directory that it came from.
+    #[serde(serialize_with = "serialize_path")]
     pub directory: PathBuf,
     /// The policy in its normal form, one document.
     pub yaml: String,
@@ -184,10 +188,13 @@ pub struct GrantView {
     /// Why.
     pub reason: String,
     /// When it was issued.
+    #[serde(serialize_with = "serialize_time")]
     pub issued: SystemTime,
     /// From when.
+    #[serde(serialize_with = "serialize_time")]
     pub not_before: SystemTime,
     /// Until when.
+    #[serde(serialize_with = "serialize_time")]
     pub expires: SystemTime,
     /// How many calls it admits.
     pub max_uses: Option<u32>,
@@ -209,6 +216,7 @@ pub struct PendingView {
     /// Process.
     pub pid: u32,
     /// Its executable.
+    #[serde(serialize_with = "serialize_path")]
     pub exe: PathBuf,
     /// `192.0.2.1:443/tcp`.
     pub destination: String,
@@ -217,8 +225,10 @@ pub struct PendingView {
     /// What it waits for, a reason's word.
     pub reason: String,
     /// Since when.
+    #[serde(serialize_with = "serialize_time")]
     pub since: SystemTime,
     /// When it will be denied.
+    #[serde(serialize_with = "serialize_time")]
     pub until: SystemTime,
     /// Calls that this one answer is for.
     pub calls: usize,
@@ -271,4 +281,34 @@ pub struct EventFeed {
     pub recent: Vec<String>,
     /// Those to come.
     pub live: broadcast::Receiver<String>,
+}
+
+/// A moment as RFC 3339 in UTC with milliseconds; what its four-digit years can't say becomes the
+/// nearest that they can.
+pub fn rfc3339(time: SystemTime) -> String {
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    let time = time.clamp(SystemTime::UNIX_EPOCH, last);
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn serialize_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*time))
+}
+
+/// Serde refuses paths that are not UTF-8, and an agent can choose such a path.
+fn serialize_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_beyond_the_calendar_are_clamped() {
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(rfc3339(before), "1970-01-01T00:00:00.000Z");
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 60);
+        assert_eq!(rfc3339(far), "9999-12-31T23:59:59.000Z");
+    }
 }

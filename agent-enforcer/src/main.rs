@@ -1,2 +1,85 @@
-//! d
-fn main() {}
+//! The one binary: `agent-enforcer run` is the daemon, everything else is its command line.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, BufRead, IsTerminal},
+    path::Path,
+    process::ExitCode,
+};
+
+use agent_enforcer::cli::{
+    self, Command, Console, Exit, Offline, OutputFormat, PolicySummary, Request, RunArgs, Style,
+};
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = env::args_os().collect();
+    let wanted = cli::wanted_output(&arguments);
+    match cli::parse(arguments) {
+        Err(error) => on_console(wanted, |console| console.report_usage(&error)),
+        Ok(Command::Run(args)) => match run(args) {
+            Ok(()) => Exit::Done,
+            Err(error) => on_console(wanted, |console| {
+                console.report_error(&format!("{error:#}"), "see `agent-enforcer doctor`")
+            }),
+        },
+        Ok(Command::Ask(request)) => ask(request),
+    }
+    .into()
+}
+
+fn ask(request: Request) -> Exit {
+    on_console(request.output(), |console| {
+        // One worker beside this thread: it answers the daemon's keepalives while a slow reader
+        // of the output holds this one up.
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(cli::execute(request, OFFLINE, console)),
+            Err(error) => console.report_error(
+                &format!("no thread could be started: {error}"),
+                "see the process limit of this user (`ulimit -u`)",
+            ),
+        }
+    })
+}
+
+fn on_console(format: OutputFormat, work: impl FnOnce(&mut Console<'_>) -> Exit) -> Exit {
+    let mut input = io::stdin().is_terminal().then(|| io::stdin().lock());
+    let mut console = Console {
+        out: &mut io::stdout().lock(),
+        err: &mut io::stderr(),
+        answers: input.as_mut().map(|input| -> &mut dyn BufRead { input }),
+        format,
+        style: style(),
+    };
+    work(&mut console)
+}
+
+/// Colours on a terminal only, and not where NO_COLOR has a value (no-color.org).
+fn style() -> Style {
+    if !io::stdout().is_terminal() {
+        return Style::PLAIN;
+    }
+    let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let width = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col);
+    Style { colour: !refused, width: width.filter(|columns| *columns > 0) }
+}
+
+const OFFLINE: Offline = Offline { check_policy, detach: detach_offline };
+
+/// INTEGRATION: `agent_enforcer::daemon::run(args)`.
+fn run(args: RunArgs) -> anyhow::Result<()> {
+    drop(args);
+    anyhow::bail!("the daemon is not wired in this branch")
+}
+
+/// INTEGRATION: `Policy::load`, its size, and its errors' `to_string`.
+fn check_policy(_directory: &Path) -> Result<PolicySummary, String> {
+    Err("the policy is not wired in this branch".to_owned())
+}
+
+/// INTEGRATION: removal of the pins below the bpffs, and the event that says so.
+fn detach_offline(_bpffs: &Path, _reason: &str) -> Result<Vec<String>, String> {
+    Err("detaching without a daemon is not wired in this branch".to_owned())
+}

@@ -86,6 +86,8 @@ pub(super) fn from_status(status: &Status, waited: Duration) -> ApiError {
         Code::PermissionDenied => ApiError::NotPermitted { message },
         Code::DeadlineExceeded => ApiError::TimedOut { after: waited },
         Code::Unimplemented => ApiError::OtherVersion,
+        // The transport refuses a message before it is decoded.
+        Code::OutOfRange => ApiError::Refused(ControlError::Invalid(message)),
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
@@ -95,7 +97,6 @@ pub(super) fn from_status(status: &Status, waited: Duration) -> ApiError {
         | Code::ResourceExhausted
         | Code::FailedPrecondition
         | Code::Aborted
-        | Code::OutOfRange
         | Code::Internal
         | Code::Unavailable
         | Code::DataLoss

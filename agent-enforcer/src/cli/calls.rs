@@ -1,0 +1,223 @@
+//! `pending` and `explain`: calls that wait, and calls that somebody asks about.
+
+use std::{net::SocketAddr, time::SystemTime};
+
+use agent_enforcer_common::destination::{PROTOCOL_TCP, PROTOCOL_UDP};
+use clap::Args;
+
+use super::{
+    console::{Console, Exit, Failure, Style},
+    table::{Table, Tone},
+    text::{printable, relative},
+};
+use crate::{
+    api::Client,
+    control::{ExplainQuestion, Explanation, PendingView},
+};
+
+/// Say what would be decided for a process and a destination, and why.
+///
+/// Exits with 0 whatever would be decided.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agent-enforcer explain --pid 4711 --to 192.0.2.7:443
+  agent-enforcer explain --pid 4711 --to '[2001:db8::53]:53/udp' --output json")]
+pub(super) struct ExplainArgs {
+    /// The process.
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pid: u32,
+    /// The destination; TCP where no protocol is named.
+    #[arg(long, value_name = "IP:PORT[/udp]", value_parser = target)]
+    to: Target,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Target {
+    peer: SocketAddr,
+    protocol: u8,
+}
+
+pub(super) async fn pending(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let calls = client.pending().await?;
+    if console.is_json() {
+        console.json(&calls)?;
+    } else {
+        let text = render_pending(&calls, SystemTime::now(), console.style);
+        console.text(&text)?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn explain(
+    args: ExplainArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let ExplainArgs { pid, to: Target { peer, protocol } } = args;
+    let explanation = client.explain(ExplainQuestion { pid, to: peer, protocol }).await?;
+    if console.is_json() {
+        console.json(&explanation)?;
+    } else {
+        let text = render_explanation(&explanation, console.style);
+        console.text(&text)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn render_pending(calls: &[PendingView], now: SystemTime, style: Style) -> String {
+    if calls.is_empty() {
+        return "no call waits for a decision; `agent-enforcer events` shows what was decided\n"
+            .to_owned();
+    }
+    let headings = [
+        "AGENT",
+        "INSTANCE",
+        "PID",
+        "EXECUTABLE",
+        "DESTINATION",
+        "TOOL",
+        "WHY",
+        "CALLS",
+        "SINCE",
+        "DENIED",
+    ];
+    let mut table = Table::new(&headings, style);
+    for call in calls {
+        let PendingView {
+            request: _,
+            agent,
+            instance,
+            pid,
+            exe,
+            destination,
+            tool,
+            reason,
+            since,
+            until,
+            calls,
+        } = call;
+        table.toned_row([
+            (agent, Tone::Plain),
+            (instance, Tone::Plain),
+            (&pid.to_string(), Tone::Plain),
+            (&exe.to_string_lossy(), Tone::Plain),
+            (destination, Tone::Plain),
+            (tool.as_deref().unwrap_or("-"), Tone::Plain),
+            (reason, Tone::Plain),
+            (&calls.to_string(), Tone::Plain),
+            (&relative(*since, now), Tone::Plain),
+            (&relative(*until, now), Tone::Warning),
+        ]);
+    }
+    let mut text = table.finish();
+    text.push_str("\n`agent-enforcer grant issue --agent AGENT --tool TOOL ...` lets them go\n");
+    text
+}
+
+fn render_explanation(explanation: &Explanation, style: Style) -> String {
+    let Explanation { outcome, reason, remedy, agent, instance, destination, steps } = explanation;
+    let who = match (agent, instance) {
+        (Some(agent), Some(instance)) => format!("{agent} {instance}"),
+        (Some(name), None) | (None, Some(name)) => name.clone(),
+        (None, None) => "no agent".to_owned(),
+    };
+    let tone = match outcome.as_str() {
+        "allowed" => Tone::Good,
+        "denied" => Tone::Bad,
+        "stalled" => Tone::Warning,
+        _ => Tone::Plain,
+    };
+    let mut summary = Table::new(&[], style);
+    summary.toned_row([("outcome", Tone::Plain), (outcome, tone)]);
+    summary.row(["reason", reason]);
+    summary.row(["who", &who]);
+    summary.row(["to", destination]);
+    let mut text = summary.finish();
+    if !steps.is_empty() {
+        let mut table = Table::new(&["ASKED", "HOLDS", "FOUND"], style);
+        for step in steps {
+            let holds = if step.holds { ("yes", Tone::Good) } else { ("no", Tone::Bad) };
+            table.toned_row([(&step.question, Tone::Plain), holds, (&step.found, Tone::Plain)]);
+        }
+        text.push('\n');
+        text.push_str(&table.finish());
+    }
+    if !remedy.is_empty() {
+        text.push_str("\nwhat to do: ");
+        text.push_str(&printable(remedy));
+        text.push('\n');
+    }
+    text
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    const FORM: &str = "write an address such as 192.0.2.7:443 or [2001:db8::1]:53/udp";
+    let (peer, protocol) = match text.rsplit_once('/') {
+        None => (text, PROTOCOL_TCP),
+        Some((peer, "tcp")) => (peer, PROTOCOL_TCP),
+        Some((peer, "udp")) => (peer, PROTOCOL_UDP),
+        Some((_, other)) => return Err(format!("{other} is neither tcp nor udp; {FORM}")),
+    };
+    let peer = peer.parse().map_err(|_| format!("names are not looked up here; {FORM}"))?;
+    Ok(Target { peer, protocol })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::ExplainStep;
+
+    #[test]
+    fn targets_have_address_port_and_protocol() {
+        for (text, peer, protocol) in [
+            ("192.0.2.7:443", "192.0.2.7:443", PROTOCOL_TCP),
+            ("192.0.2.7:443/tcp", "192.0.2.7:443", PROTOCOL_TCP),
+            ("[2001:db8::1]:53/udp", "[2001:db8::1]:53", PROTOCOL_UDP),
+            ("[fe80::1%3]:53/udp", "[fe80::1%3]:53", PROTOCOL_UDP),
+        ] {
+            assert_eq!(
+                target(text),
+                Ok(Target { peer: peer.parse().unwrap(), protocol }),
+                "{text}"
+            );
+        }
+        for bad in [
+            "192.0.2.7",
+            "example.com:443",
+            "192.0.2.7:443/icmp",
+            "192.0.2.7:70000",
+            "2001:db8::1:53",
+            "",
+        ] {
+            assert!(target(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn explanation_ends_with_what_to_do() {
+        let text = render_explanation(
+            &Explanation {
+                outcome: "denied".to_owned(),
+                reason: "no_grant".to_owned(),
+                remedy: "issue a grant".to_owned(),
+                agent: Some("coder".to_owned()),
+                instance: Some("i-1".to_owned()),
+                destination: "192.0.2.7:443/tcp".to_owned(),
+                steps: vec![ExplainStep {
+                    question: "grant".to_owned(),
+                    found: "none\u{1b}[0m".to_owned(),
+                    holds: false,
+                }],
+            },
+            Style::PLAIN,
+        );
+        assert!(text.ends_with("what to do: issue a grant\n"), "{text}");
+        assert!(text.contains("coder i-1") && text.contains("none\\u{1b}[0m"), "{text}");
+    }
+
+    #[test]
+    fn empty_list_says_what_to_do_next() {
+        assert!(render_pending(&[], SystemTime::now(), Style::PLAIN).contains("events"));
+    }
+}

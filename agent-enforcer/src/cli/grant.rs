@@ -1,0 +1,317 @@
+//! `grant issue`, `list` and `revoke`.
+
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    console::{Console, Exit, Failure, Style},
+    table::{Table, Tone},
+    text::{printable, relative, span},
+};
+use crate::{
+    api::Client,
+    control::{GrantSpec, GrantView},
+    decision::{grant_name, instance_name, parse_grant, parse_instance},
+};
+
+/// Longest lifetime that a grant may be asked for; the daemon may allow less.
+const LONGEST: Duration = Duration::from_hours(24 * 366);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GrantVerb {
+    Issue(IssueArgs),
+    /// List all grants, ended ones too.
+    List,
+    Revoke(RevokeArgs),
+}
+
+/// Permit an agent, or one instance of it, to use tools for a while.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agent-enforcer grant issue --agent coder --tool github --tool crates \\
+      --on-behalf-of ada@example.com --task JIRA-42
+  agent-enforcer grant issue --instance i-1a2b --tool deploy --on-behalf-of ada@example.com \\
+      --task 'release 2.1' --for 10m --max-uses 1 --reason 'approved in change 77'")]
+#[command(group = clap::ArgGroup::new("holder").required(true).args(["agent", "instance"]))]
+pub(super) struct IssueArgs {
+    /// The agent, every instance of it.
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// One running instance, as `agent-enforcer agents` names it.
+    #[arg(long, value_name = "i-ID", value_parser = instance)]
+    instance: Option<String>,
+    /// A tool of the policy; can be given more than once.
+    #[arg(long = "tool", value_name = "NAME", required = true, value_delimiter = ',')]
+    tools: Vec<String>,
+    /// Who the agent acts for.
+    #[arg(long, value_name = "PRINCIPAL")]
+    on_behalf_of: String,
+    /// What for: a ticket, a job.
+    #[arg(long, value_name = "TASK")]
+    task: String,
+    /// How long it lasts: `90s`, `15m`, `2h`.
+    #[arg(long = "for", value_name = "DURATION", default_value = "15m", value_parser = lifetime)]
+    lifetime: Duration,
+    /// From when on, RFC 3339 [default: now].
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    not_before: Option<SystemTime>,
+    /// How many calls it admits [default: any number].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_uses: Option<u32>,
+    /// Why it is given, for whoever reads the events later.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+}
+
+/// End a grant at once; calls that it allowed are cut off.
+#[derive(Debug, Args)]
+pub(super) struct RevokeArgs {
+    /// The grant, as `agent-enforcer grant list` names it.
+    #[arg(value_name = "g-ID", value_parser = grant)]
+    grant: String,
+    /// Why, for whoever reads the events later.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+pub(super) async fn issue(
+    args: IssueArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let IssueArgs {
+        agent,
+        instance,
+        tools,
+        on_behalf_of: principal,
+        task,
+        lifetime,
+        not_before,
+        max_uses,
+        reason,
+    } = args;
+    let spec = GrantSpec {
+        agent,
+        instance,
+        tools,
+        principal,
+        task,
+        reason,
+        not_before,
+        lifetime,
+        max_uses,
+    };
+    let grant = client.grant_issue(spec).await?;
+    if console.is_json() {
+        console.json(&grant)?;
+        return Ok(Exit::Done);
+    }
+    let now = SystemTime::now();
+    let beginning = if grant.not_before > now {
+        format!("begins {}, ", relative(grant.not_before, now))
+    } else {
+        String::new()
+    };
+    console.line(&printable(&format!(
+        "{} issued: {} may use {} for {}; {beginning}ends {}",
+        grant.id,
+        holder(&grant),
+        grant.tools.join(", "),
+        grant.principal,
+        relative(grant.expires, now),
+    )))?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn list(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let grants = client.grant_list().await?;
+    if console.is_json() {
+        console.json(&grants)?;
+    } else {
+        let text = render(&grants, SystemTime::now(), console.style);
+        console.text(&text)?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn revoke(
+    args: RevokeArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let RevokeArgs { grant, reason } = args;
+    let grant = client.grant_revoke(grant, reason).await?;
+    if console.is_json() {
+        console.json(&grant)?;
+    } else {
+        console.line(&printable(&format!(
+            "{} revoked: {} may no longer use {} by it",
+            grant.id,
+            holder(&grant),
+            grant.tools.join(", ")
+        )))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn render(grants: &[GrantView], now: SystemTime, style: Style) -> String {
+    if grants.is_empty() {
+        return "no grants: `agent-enforcer grant issue --help` shows how to give one\n".to_owned();
+    }
+    let headings = [
+        "GRANT",
+        "STATE",
+        "HOLDER",
+        "TOOLS",
+        "ON BEHALF OF",
+        "TASK",
+        "USES",
+        "BEGINS",
+        "ENDS",
+        "REASON",
+    ];
+    let mut table = Table::new(&headings, style);
+    for grant in grants {
+        let tone = match grant.state.as_str() {
+            "live" => Tone::Good,
+            "not_yet_valid" => Tone::Warning,
+            _ => Tone::Faint,
+        };
+        let uses = grant
+            .max_uses
+            .map_or_else(|| "any".to_owned(), |limit| format!("{} of {limit}", grant.uses));
+        table.toned_row([
+            (&grant.id, Tone::Plain),
+            (&grant.state, tone),
+            (&holder(grant), Tone::Plain),
+            (&grant.tools.join(", "), Tone::Plain),
+            (&grant.principal, Tone::Plain),
+            (&grant.task, Tone::Plain),
+            (&uses, Tone::Plain),
+            (&relative(grant.not_before, now), Tone::Plain),
+            (&relative(grant.expires, now), Tone::Plain),
+            (&grant.reason, Tone::Plain),
+        ]);
+    }
+    table.finish()
+}
+
+fn holder(grant: &GrantView) -> String {
+    match &grant.instance {
+        Some(instance) => format!("{} {instance}", grant.agent),
+        None => grant.agent.clone(),
+    }
+}
+
+fn instance(text: &str) -> Result<String, String> {
+    parse_instance(text)
+        .map(instance_name)
+        .ok_or_else(|| "an instance is written `i-1a2b`; see `agent-enforcer agents`".to_owned())
+}
+
+fn grant(text: &str) -> Result<String, String> {
+    parse_grant(text)
+        .map(grant_name)
+        .ok_or_else(|| "a grant is written `g-42`; see `agent-enforcer grant list`".to_owned())
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a duration such as 90s, 15m or 2h"))?;
+    if !(Duration::from_secs(1)..=LONGEST).contains(&duration) {
+        return Err(format!("a grant lasts from 1s to {}", span(LONGEST)));
+    }
+    Ok(duration)
+}
+
+/// RFC 3339: with `Z`, or with an offset from UTC.
+fn moment(text: &str) -> Result<SystemTime, String> {
+    const FORM: &str = "write a time such as 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+01:00";
+    let (local, offset) = split_offset(text).ok_or(FORM)?;
+    let time = humantime::parse_rfc3339(&format!("{local}Z"))
+        .map_err(|error| format!("{error}; {FORM}"))?;
+    let utc = match offset {
+        Offset::East(by) => time.checked_sub(by),
+        Offset::West(by) => time.checked_add(by),
+    };
+    utc.ok_or_else(|| FORM.to_owned())
+}
+
+enum Offset {
+    East(Duration),
+    West(Duration),
+}
+
+fn split_offset(text: &str) -> Option<(&str, Offset)> {
+    if let Some(local) = text.strip_suffix('Z') {
+        return Some((local, Offset::East(Duration::ZERO)));
+    }
+    let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
+    let digits = |text: &str, limit: u64| {
+        let all = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u64>().ok().filter(|number| all && *number < limit)
+    };
+    let by = Duration::from_secs(digits(hours, 24)? * 3600 + digits(minutes, 60)? * 60);
+    match offset.as_bytes().first()? {
+        b'+' => Some((local, Offset::East(by))),
+        b'-' => Some((local, Offset::West(by))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_may_have_an_offset() {
+        let utc = moment("2030-01-31T12:00:00Z").unwrap();
+        for same in [
+            "2030-01-31T13:00:00+01:00",
+            "2030-01-31T06:30:00-05:30",
+            "2030-01-31T12:00:00.000+00:00",
+        ] {
+            assert_eq!(moment(same), Ok(utc), "{same}");
+        }
+        for bad in [
+            "",
+            "tomorrow",
+            "2030-01-31",
+            "2030-01-31T12:00:00",
+            "2030-01-31T12:00:00+1:00",
+            "2030-01-31T12:00:00+25:00",
+            "2030-13-31T12:00:00Z",
+            "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
+        ] {
+            assert!(moment(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lifetimes_have_limits() {
+        assert_eq!(lifetime("15m"), Ok(Duration::from_mins(15)));
+        for bad in ["0s", "999ms", "15", "2 years", "-5m", ""] {
+            assert!(lifetime(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_are_canonical() {
+        assert_eq!(instance("i-001A"), Ok("i-1a".to_owned()));
+        assert_eq!(grant("g-042"), Ok("g-42".to_owned()));
+        for bad in ["i-0", "1a", "i-", "i-xyz", "g-1"] {
+            assert!(instance(bad).is_err(), "{bad}");
+        }
+        for bad in ["g-0", "42", "g-", "g-x", "i-1"] {
+            assert!(grant(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn empty_list_says_what_to_do_next() {
+        assert!(render(&[], SystemTime::now(), Style::PLAIN).contains("grant issue"));
+    }
+}

@@ -1,0 +1,100 @@
+//! `policy check`, `show` and `reload`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::{
+    Offline, PolicySummary,
+    console::{Console, Exit, Failure},
+    text::{printable, printable_lines},
+};
+use crate::{api::Client, control::PolicyView};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyVerb {
+    /// Check the policy files of a directory; no daemon needed. Exits with 1 if they are invalid.
+    Check {
+        /// Directory of the policy files.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Show the policy in force, as YAML in its normal form.
+    Show,
+    /// Make the daemon read its policy directory again; an invalid policy changes nothing.
+    Reload,
+}
+
+#[derive(Serialize)]
+struct CheckDocument<'a> {
+    directory: &'a str,
+    valid: bool,
+    #[serde(flatten)]
+    summary: Option<PolicySummary>,
+    errors: Vec<&'a str>,
+}
+
+pub(super) fn check(
+    directory: &Path,
+    offline: Offline,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let result = (offline.check_policy)(directory);
+    let shown = directory.to_string_lossy();
+    let exit = if result.is_ok() { Exit::Done } else { Exit::Failed };
+    if console.is_json() {
+        let (summary, errors) = match &result {
+            Ok(summary) => (Some(*summary), Vec::new()),
+            Err(errors) => (None, errors.lines().collect()),
+        };
+        let valid = result.is_ok();
+        console.json(&CheckDocument { directory: &shown, valid, summary, errors })?;
+        return Ok(exit);
+    }
+    match result {
+        Ok(PolicySummary { agents, tools }) => console.line(&format!(
+            "{} is valid: {agents} agents, {tools} tools; `agent-enforcer policy reload` puts the daemon's own directory in force",
+            printable(&shown)
+        ))?,
+        Err(errors) => {
+            console.line(&printable_lines(&errors))?;
+            console.remark(&format!(
+                "{shown} is not valid: correct the lines above, then check again"
+            ))?;
+        }
+    }
+    Ok(exit)
+}
+
+pub(super) async fn show(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let policy = client.policy_show().await?;
+    if console.is_json() {
+        console.json(&policy)?;
+        return Ok(Exit::Done);
+    }
+    let PolicyView { generation, directory, yaml } = policy;
+    // A comment, so that the output can be used as a policy file.
+    let directory = directory.to_string_lossy();
+    console.line(&format!("# generation {generation}, from {}", printable(&directory)))?;
+    console.text(&printable_lines(&yaml))?;
+    if !yaml.ends_with('\n') {
+        console.text("\n")?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn reload(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let policy = client.policy_reload().await?;
+    if console.is_json() {
+        console.json(&policy)?;
+        return Ok(Exit::Done);
+    }
+    let PolicyView { generation, directory, yaml: _ } = policy;
+    let directory = directory.to_string_lossy();
+    console.line(&format!(
+        "the policy of {} is in force since generation {generation}",
+        printable(&directory)
+    ))?;
+    Ok(Exit::Done)
+}

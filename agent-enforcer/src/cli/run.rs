@@ -1,0 +1,156 @@
+//! What the daemon is told on its command line: typed, with defaults, checked against limits.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, error::ErrorKind};
+
+const RING_PAGE: u32 = 4096;
+
+/// Run the daemon.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The daemon attaches its programs and pins them below the bpffs: ending it leaves enforcement in
+place, `agent-enforcer detach` takes it away.
+
+Example, everything in one place for a trial:
+  agent-enforcer run --policy ./policy --state-dir ./state --runtime-dir ./run --events ./events.jsonl")]
+pub struct RunArgs {
+    /// Directory of the control socket; the global option.
+    #[arg(skip)]
+    pub runtime_dir: PathBuf,
+    /// Directory of the policy files.
+    #[arg(long, value_name = "DIR", default_value = "/etc/agent-enforcer/policy")]
+    pub policy: PathBuf,
+    /// Directory of the grants and whatever else outlives the daemon.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/agent-enforcer")]
+    pub state_dir: PathBuf,
+    /// File that events are appended to, one JSON line each.
+    #[arg(long, value_name = "FILE", default_value = "/var/log/agent-enforcer/events.jsonl")]
+    pub events: PathBuf,
+    /// Send events to syslog as well (RFC 5424): `unix:/dev/log`, `udp:HOST:PORT` or
+    /// `tcp:HOST:PORT`; can be given more than once.
+    #[arg(long, value_name = "TARGET", value_parser = syslog_target)]
+    pub syslog: Vec<String>,
+    /// Where the bpf file system is mounted.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// Where the cgroup v2 hierarchy is mounted [default: looked up].
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// Processes of agents that are tracked at the same time; more can't connect anywhere.
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1_024..=4_194_304))]
+    pub max_processes: u32,
+    /// Verdicts about exact destinations that the kernel remembers at the same time.
+    #[arg(long, value_name = "N", default_value_t = 131_072)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1_024..=16_777_216))]
+    pub max_verdicts: u32,
+    /// Size of the ring buffer from the kernel, bytes; a power of two.
+    #[arg(long, value_name = "N", default_value_t = 8 << 20, value_parser = ring_bytes)]
+    pub ring_bytes: u32,
+    /// Turns that a call waits in the hook for its answer; 0 never waits there.
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub wait_turns: u32,
+    /// Calls of all agents together that may wait for a decision.
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_pending: u32,
+    /// Calls of one instance that may wait for a decision; at most `--max-pending`.
+    #[arg(long, value_name = "N", default_value_t = 2_048)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_pending_per_instance: u32,
+    /// Undecided calls per second that one instance may make before it is denied without asking.
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub requests_per_second: u64,
+    /// How the daemon's own log is written.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub log: LogFormat,
+}
+
+/// Form of the daemon's own log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// To the systemd journal, with fields.
+    Journald,
+    /// Lines for people on standard error.
+    #[default]
+    Text,
+    /// JSON lines on standard error.
+    Json,
+}
+
+impl RunArgs {
+    /// What no single value can say.
+    pub(super) fn validate(&self) -> Result<(), clap::Error> {
+        if self.max_pending_per_instance > self.max_pending {
+            let message = format!(
+                "--max-pending-per-instance {} is more than --max-pending {}: lower it, or raise the other\n",
+                self.max_pending_per_instance, self.max_pending
+            );
+            return Err(clap::Error::raw(ErrorKind::ValueValidation, message));
+        }
+        Ok(())
+    }
+}
+
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    let bytes: u32 = text.parse().map_err(|error| format!("{error}; give bytes as a number"))?;
+    if !bytes.is_power_of_two() || !(16 * RING_PAGE..=1 << 30).contains(&bytes) {
+        return Err("give a power of two from 65536 to 1073741824".to_owned());
+    }
+    Ok(bytes)
+}
+
+fn syslog_target(text: &str) -> Result<String, String> {
+    const FORMS: &str = "give `unix:/dev/log`, `udp:HOST:PORT` or `tcp:HOST:PORT`";
+    let (kind, target) = text.split_once(':').ok_or(FORMS)?;
+    match kind {
+        "unix" if target.starts_with('/') => Ok(text.to_owned()),
+        "udp" | "tcp" => {
+            let (host, port) = target.rsplit_once(':').ok_or(FORMS)?;
+            let port: u16 = port.parse().map_err(|_| "the port is no number up to 65535")?;
+            if host.is_empty() || port == 0 {
+                return Err(FORMS.to_owned());
+            }
+            Ok(text.to_owned())
+        }
+        _ => Err(FORMS.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_must_be_a_power_of_two_within_its_limits() {
+        assert_eq!(ring_bytes("65536"), Ok(65_536));
+        assert_eq!(ring_bytes("1073741824"), Ok(1 << 30));
+        for bad in ["0", "4096", "65537", "2147483648", "-1", "8M", "99999999999"] {
+            assert!(ring_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn syslog_targets_have_three_forms() {
+        for good in
+            ["unix:/dev/log", "udp:192.0.2.1:514", "tcp:siem.example.com:6514", "tcp:[::1]:601"]
+        {
+            assert!(syslog_target(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "/dev/log",
+            "unix:dev/log",
+            "udp:host",
+            "udp::514",
+            "tcp:host:0",
+            "tcp:host:70000",
+            "tls:h:1",
+        ] {
+            assert!(syslog_target(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! A daemon without a kernel: answers every control command from memory, behind a real socket.
+
+use std::{
+    collections::BTreeMap,
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use agent_enforcer::{
+    api::{self, ApiError},
+    control::{
+        AgentView, Control, ControlError, EventFeed, ExplainQuestion, ExplainStep, Explanation,
+        GrantSpec, GrantView, InstanceView, PendingView, PolicyView, Reply, Status,
+    },
+};
+use tokio::{
+    sync::{Notify, broadcast, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// No test waits longer for anything.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+/// A name that an agent may have chosen to attack a terminal.
+pub(crate) const HOSTILE: &str = "x\u{1b}[2J\u{9b}1m\u{202e}\u{7}y";
+
+pub(crate) struct FakeControl {
+    pub(crate) grants: Mutex<Vec<GrantView>>,
+    pub(crate) recent: Mutex<Vec<String>>,
+    pub(crate) live: broadcast::Sender<String>,
+    /// What `policy reload` fails with.
+    pub(crate) reload_error: Mutex<Option<ControlError>>,
+    /// What is not as it should be.
+    pub(crate) problems: Mutex<Vec<String>>,
+    pub(crate) detached: Mutex<Option<String>>,
+    /// `grant revoke` announces itself, waits for the release, and counts.
+    pub(crate) revoking: Notify,
+    pub(crate) release: Notify,
+    pub(crate) revoked: AtomicUsize,
+    pub(crate) revocation_done: Notify,
+}
+
+impl FakeControl {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            grants: Mutex::default(),
+            recent: Mutex::default(),
+            live: broadcast::channel(4).0,
+            reload_error: Mutex::default(),
+            problems: Mutex::default(),
+            detached: Mutex::default(),
+            revoking: Notify::new(),
+            release: Notify::new(),
+            revoked: AtomicUsize::new(0),
+            revocation_done: Notify::new(),
+        })
+    }
+}
+
+pub(crate) fn moment(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::new(seconds, 123_456_789)
+}
+
+pub(crate) fn status() -> Status {
+    Status {
+        version: "0.1.0".to_owned(),
+        pid: 42,
+        started: moment(1_000_000_000),
+        plane: "cgroup".to_owned(),
+        kernel: "6.18.15".to_owned(),
+        generation: u64::MAX,
+        agents: 1,
+        instances: 2,
+        processes: 3,
+        pending: 4,
+        grants: 5,
+        reasons: BTreeMap::from([("no_grant".to_owned(), 6)]),
+        counters: BTreeMap::from([("requests".to_owned(), 7), ("held".to_owned(), 0)]),
+        programs: vec!["ae_connect4".to_owned()],
+        problems: Vec::new(),
+    }
+}
+
+pub(crate) fn agent() -> AgentView {
+    AgentView {
+        name: "coder".to_owned(),
+        owner: "platform".to_owned(),
+        purpose: HOSTILE.to_owned(),
+        mode: "enforce".to_owned(),
+        tools: vec!["git".to_owned(), "web".to_owned()],
+        standing: vec!["git".to_owned()],
+        instances: vec![InstanceView {
+            id: "i-1a2b".to_owned(),
+            pid: 4711,
+            exe: hostile_path(),
+            sha256: "ab".repeat(32),
+            started: moment(1_000_000_001),
+            processes: 2,
+        }],
+    }
+}
+
+/// Not UTF-8, and with an escape sequence.
+pub(crate) fn hostile_path() -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    PathBuf::from(std::ffi::OsString::from_vec(b"/tmp/\xff\x1b[31mevil".to_vec()))
+}
+
+pub(crate) fn pending_call() -> PendingView {
+    PendingView {
+        request: 9,
+        agent: "coder".to_owned(),
+        instance: "i-1a2b".to_owned(),
+        pid: 4711,
+        exe: hostile_path(),
+        destination: "192.0.2.1:443/tcp".to_owned(),
+        tool: Some("web".to_owned()),
+        reason: "no_grant".to_owned(),
+        since: moment(1_000_000_002),
+        until: moment(1_000_000_003),
+        calls: 11,
+    }
+}
+
+pub(crate) fn policy() -> PolicyView {
+    PolicyView {
+        generation: 3,
+        directory: PathBuf::from("/etc/agent-enforcer/policy"),
+        yaml: "apiVersion: agent-enforcer/v1\ntools: []\n".to_owned(),
+    }
+}
+
+fn answer<'a, T: Send + 'a>(result: Result<T, ControlError>) -> Reply<'a, T> {
+    Box::pin(async move { result })
+}
+
+impl Control for FakeControl {
+    fn status(&self) -> Reply<'_, Status> {
+        let problems = self.problems.lock().unwrap().clone();
+        answer(Ok(Status { problems, ..status() }))
+    }
+
+    fn agents(&self) -> Reply<'_, Vec<AgentView>> {
+        answer(Ok(vec![agent()]))
+    }
+
+    fn policy_show(&self) -> Reply<'_, PolicyView> {
+        answer(Ok(policy()))
+    }
+
+    fn policy_reload(&self) -> Reply<'_, PolicyView> {
+        answer(self.reload_error.lock().unwrap().clone().map_or_else(|| Ok(policy()), Err))
+    }
+
+    fn grant_issue(&self, spec: GrantSpec) -> Reply<'_, GrantView> {
+        let mut grants = self.grants.lock().unwrap();
+        let not_before = spec.not_before.unwrap_or_else(SystemTime::now);
+        let grant = GrantView {
+            id: format!("g-{}", grants.len() + 1),
+            agent: spec.agent.unwrap_or_else(|| "coder".to_owned()),
+            instance: spec.instance,
+            tools: spec.tools,
+            principal: spec.principal,
+            task: spec.task,
+            reason: spec.reason,
+            issued: SystemTime::now(),
+            not_before,
+            expires: not_before + spec.lifetime,
+            max_uses: spec.max_uses,
+            uses: 0,
+            state: "live".to_owned(),
+        };
+        grants.push(grant.clone());
+        answer(Ok(grant))
+    }
+
+    fn grant_list(&self) -> Reply<'_, Vec<GrantView>> {
+        answer(Ok(self.grants.lock().unwrap().clone()))
+    }
+
+    fn grant_revoke(&self, grant: String, _reason: String) -> Reply<'_, GrantView> {
+        let found = self.grants.lock().unwrap().iter().find(|held| held.id == grant).cloned();
+        match found {
+            None => answer(Err(ControlError::NotFound(format!("there is no grant {grant}")))),
+            Some(found) => Box::pin(async move {
+                self.revoking.notify_one();
+                self.release.notified().await;
+                self.revoked.fetch_add(1, Ordering::SeqCst);
+                self.revocation_done.notify_one();
+                Ok(GrantView { state: "revoked".to_owned(), ..found })
+            }),
+        }
+    }
+
+    fn pending(&self) -> Reply<'_, Vec<PendingView>> {
+        answer(Ok(vec![pending_call()]))
+    }
+
+    fn explain(&self, question: ExplainQuestion) -> Reply<'_, Explanation> {
+        assert_ne!(question.pid, 666, "a failure inside the daemon");
+        answer(Ok(Explanation {
+            outcome: "denied".to_owned(),
+            reason: "no_tool".to_owned(),
+            remedy: "name the destination in a tool of the policy".to_owned(),
+            agent: Some("coder".to_owned()),
+            instance: None,
+            destination: format!("{}/{}", question.to, question.protocol),
+            steps: vec![ExplainStep {
+                question: "tool".to_owned(),
+                found: "none".to_owned(),
+                holds: false,
+            }],
+        }))
+    }
+
+    fn events(&self) -> Reply<'_, EventFeed> {
+        let recent = self.recent.lock().unwrap().clone();
+        answer(Ok(EventFeed { recent, live: self.live.subscribe() }))
+    }
+
+    fn detach(&self, reason: String) -> Reply<'_, ()> {
+        *self.detached.lock().unwrap() = Some(reason);
+        answer(Ok(()))
+    }
+}
+
+/// A served [`FakeControl`] in a directory of its own.
+pub(crate) struct Daemon {
+    pub(crate) control: Arc<FakeControl>,
+    pub(crate) directory: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<Result<(), ApiError>>,
+}
+
+impl Daemon {
+    /// Bound before this returns: clients can connect at once.
+    pub(crate) fn start() -> Self {
+        let directory = private_directory();
+        let control = FakeControl::new();
+        let listener = api::Listener::bind(&api::socket_path(directory.path())).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let answers = Arc::clone(&control);
+        let server = tokio::spawn(listener.serve(answers, async move {
+            let _ = stopped.await;
+        }));
+        Self { control, directory, stop: Some(stop), server }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        api::socket_path(self.directory.path())
+    }
+
+    pub(crate) async fn client(&self) -> api::Client {
+        api::Client::connect(&self.socket()).await.unwrap()
+    }
+
+    pub(crate) fn ask_to_stop(&mut self) {
+        let _ = self.stop.take().unwrap().send(());
+    }
+
+    pub(crate) async fn stopped(self) -> Result<(), ApiError> {
+        timeout(DEADLINE, self.server).await.unwrap().unwrap()
+    }
+}
+
+pub(crate) fn private_directory() -> tempfile::TempDir {
+    tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap()
+}
+
+/// Lets everybody reach what is in a directory, as a careless administrator would.
+pub(crate) fn open_up(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+pub(crate) fn need_root() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "run this test as root: the control API answers nobody else"
+    );
+}
