@@ -21,14 +21,15 @@ use std::{
 };
 
 use agent_enforcer_common::{
-    id::{AgentId, ExecId, GrantId, InstanceId},
+    config::StateWord,
+    id::{AgentId, ExecId, Generation, GrantId, InstanceId},
     record::ProcessFacts,
 };
 use tokio::sync::oneshot;
 
 pub use adoption::AdoptionError;
-pub use handle::EngineHandle;
-pub use pending::PendingLimits;
+pub use handle::{DetachOrder, EngineHandle};
+pub use pending::{GroupKey, PendingLimits};
 pub use selectors::SelectorError;
 
 use crate::{
@@ -56,7 +57,7 @@ use crate::{
     verdicts::{VerdictError, Verdicts},
 };
 use images::Image;
-use pending::{GroupKey, Pending};
+use pending::Pending;
 use selectors::Selectors;
 
 /// Between two heartbeats; the kernel side waits several times as long.
@@ -306,6 +307,8 @@ impl Engine {
             lost: [0; 4],
             ended: HashMap::new(),
         };
+        let slot = engine.verdicts.word(StateWord::SelectorSlot)?;
+        engine.selectors.resume(u32::try_from(slot).unwrap_or_default());
         engine.lost = engine.lost_records();
         engine.note_ended_grants();
         engine.load_policy()?;
@@ -418,9 +421,20 @@ impl Engine {
         true
     }
 
-    /// The event queue, for last words.
-    pub const fn events(&self) -> &EventQueue {
-        &self.events
+    /// The generation in force.
+    pub const fn generation(&self) -> Generation {
+        self.verdicts.generation()
+    }
+
+    /// Executables of the policy came, changed or went.
+    fn on_executables(&mut self, resolution: &Resolution) {
+        if let Err(error) = self.selectors.set_executables(&self.plan, resolution) {
+            tracing::error!(%error, "executables of the policy could not be loaded");
+            self.tell(DaemonEvent::Alarm {
+                what: format!("executables of the policy could not be loaded: {error}"),
+                remedy: "name fewer executables in `unix:path:` selectors".to_owned(),
+            });
+        }
     }
 
     fn tell(&self, event: DaemonEvent) {

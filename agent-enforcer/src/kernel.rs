@@ -1,8 +1,9 @@
-//! The kernel side, as the daemon sees it: the only `use aya`.
+//! The kernel side, as the daemon sees it: the only `use aya` beside the map types.
 //!
 //! In: settings, tables, verdicts. Out: records, counters. Nothing here decides anything.
 
 pub mod btf;
+pub mod flows;
 pub mod loader;
 pub mod maps;
 pub mod pins;

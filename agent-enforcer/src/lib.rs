@@ -6,7 +6,12 @@
 pub mod api;
 pub mod cli;
 pub mod control;
+pub mod daemon;
 pub mod decision;
+pub mod engine;
 pub mod events;
+pub mod host;
+pub mod intake;
 pub mod kernel;
 pub mod resolver;
+pub mod verdicts;

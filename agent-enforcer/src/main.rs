@@ -8,8 +8,10 @@ use std::{
     process::ExitCode,
 };
 
-use agent_enforcer::cli::{
-    self, Command, Console, Exit, Offline, OutputFormat, PolicySummary, Request, RunArgs, Style,
+use agent_enforcer::{
+    cli::{self, Command, Console, Exit, Offline, OutputFormat, PolicySummary, Request, Style},
+    daemon,
+    resolver::policy::Policy,
 };
 
 fn main() -> ExitCode {
@@ -17,7 +19,7 @@ fn main() -> ExitCode {
     let wanted = cli::wanted_output(&arguments);
     match cli::parse(arguments) {
         Err(error) => on_console(wanted, |console| console.report_usage(&error)),
-        Ok(Command::Run(args)) => match run(args) {
+        Ok(Command::Run(args)) => match daemon::run(args) {
             Ok(()) => Exit::Done,
             Err(error) => on_console(wanted, |console| {
                 console.report_error(&format!("{error:#}"), "see `agent-enforcer doctor`")
@@ -68,18 +70,11 @@ fn style() -> Style {
 
 const OFFLINE: Offline = Offline { check_policy, detach: detach_offline };
 
-/// INTEGRATION: `agent_enforcer::daemon::run(args)`.
-fn run(args: RunArgs) -> anyhow::Result<()> {
-    drop(args);
-    anyhow::bail!("the daemon is not wired in this branch")
+fn check_policy(directory: &Path) -> Result<PolicySummary, String> {
+    let policy = Policy::load(directory).map_err(|errors| errors.to_string())?;
+    Ok(PolicySummary { agents: policy.agents().len(), tools: policy.tools().len() })
 }
 
-/// INTEGRATION: `Policy::load`, its size, and its errors' `to_string`.
-fn check_policy(_directory: &Path) -> Result<PolicySummary, String> {
-    Err("the policy is not wired in this branch".to_owned())
-}
-
-/// INTEGRATION: removal of the pins below the bpffs, and the event that says so.
-fn detach_offline(_bpffs: &Path, _reason: &str) -> Result<Vec<String>, String> {
-    Err("detaching without a daemon is not wired in this branch".to_owned())
+fn detach_offline(bpffs: &Path, reason: &str) -> Result<Vec<String>, String> {
+    daemon::detach_offline(bpffs, reason).map_err(|error| format!("{error:#}"))
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, error::ErrorKind};
 
+use crate::events::SyslogTarget;
+
 const RING_PAGE: u32 = 4096;
 
 /// Run the daemon.
@@ -29,8 +31,8 @@ pub struct RunArgs {
     pub events: PathBuf,
     /// Send events to syslog as well (RFC 5424): `unix:/dev/log`, `udp:HOST:PORT` or
     /// `tcp:HOST:PORT`; can be given more than once.
-    #[arg(long, value_name = "TARGET", value_parser = syslog_target)]
-    pub syslog: Vec<String>,
+    #[arg(long, value_name = "TARGET")]
+    pub syslog: Vec<SyslogTarget>,
     /// Where the bpf file system is mounted.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
@@ -103,23 +105,6 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
     Ok(bytes)
 }
 
-fn syslog_target(text: &str) -> Result<String, String> {
-    const FORMS: &str = "give `unix:/dev/log`, `udp:HOST:PORT` or `tcp:HOST:PORT`";
-    let (kind, target) = text.split_once(':').ok_or(FORMS)?;
-    match kind {
-        "unix" if target.starts_with('/') => Ok(text.to_owned()),
-        "udp" | "tcp" => {
-            let (host, port) = target.rsplit_once(':').ok_or(FORMS)?;
-            let port: u16 = port.parse().map_err(|_| "the port is no number up to 65535")?;
-            if host.is_empty() || port == 0 {
-                return Err(FORMS.to_owned());
-            }
-            Ok(text.to_owned())
-        }
-        _ => Err(FORMS.to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,27 +115,6 @@ mod tests {
         assert_eq!(ring_bytes("1073741824"), Ok(1 << 30));
         for bad in ["0", "4096", "65537", "2147483648", "-1", "8M", "99999999999"] {
             assert!(ring_bytes(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn syslog_targets_have_three_forms() {
-        for good in
-            ["unix:/dev/log", "udp:192.0.2.1:514", "tcp:siem.example.com:6514", "tcp:[::1]:601"]
-        {
-            assert!(syslog_target(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "/dev/log",
-            "unix:dev/log",
-            "udp:host",
-            "udp::514",
-            "tcp:host:0",
-            "tcp:host:70000",
-            "tls:h:1",
-        ] {
-            assert!(syslog_target(bad).is_err(), "{bad}");
         }
     }
 }

@@ -114,7 +114,8 @@ fn daemon_takes_every_option() {
          --requests-per-second 9 --log journald",
     );
     assert_eq!(args.runtime_dir, Path::new("/r"));
-    assert_eq!(args.syslog, ["unix:/dev/log", "tcp:siem:601"]);
+    let syslog: Vec<String> = args.syslog.iter().map(ToString::to_string).collect();
+    assert_eq!(syslog, ["unix:/dev/log", "tcp:siem:601"]);
     assert_eq!(args.cgroup_root.as_deref(), Some(Path::new("/c")));
     assert_eq!((args.max_processes, args.max_verdicts, args.ring_bytes), (1024, 2048, 65_536));
     assert_eq!((args.wait_turns, args.max_pending, args.max_pending_per_instance), (0, 7, 3));

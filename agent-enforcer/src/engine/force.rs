@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use agent_enforcer_common::id::{AgentId, InstanceId};
+use agent_enforcer_common::{
+    config::StateWord,
+    id::{AgentId, InstanceId},
+};
 
 use super::{Engine, EngineError};
 use crate::{
@@ -30,7 +33,7 @@ impl Engine {
         self.verdicts.load_profiles(agents.into_iter())?;
         let ids = &self.agent_ids;
         let slot = self.selectors.load(&self.plan, |name| ids.get(name).copied())?;
-        self.verdicts.set(agent_enforcer_common::config::StateWord::SelectorSlot, slot)?;
+        self.verdicts.set(StateWord::SelectorSlot, slot)?;
         let globs = self.plan.executables().iter().map(|(glob, _)| glob.clone()).collect();
         if self.globs.try_send(globs).is_err() {
             tracing::warn!("executables of the policy are watched later");

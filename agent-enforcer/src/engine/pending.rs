@@ -15,7 +15,7 @@ use agent_enforcer_common::{
 
 /// What a group of calls waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Awaits {
+pub(super) enum Awaits {
     /// The digest of the executable.
     Identity,
     /// A grant; the reason tells what is missing.
@@ -34,7 +34,7 @@ pub enum Awaits {
 
 /// One waiting call.
 #[derive(Debug)]
-pub struct WaitingCall {
+pub(super) struct WaitingCall {
     /// The question.
     pub record: CallRecord,
     /// The hook that asked.
@@ -54,7 +54,7 @@ pub struct GroupKey {
 
 /// Calls that wait for one decision.
 #[derive(Debug)]
-pub struct Group {
+pub(super) struct Group {
     /// What for.
     pub awaits: Awaits,
     /// Since when, ns of `CLOCK_BOOTTIME`.
@@ -76,11 +76,11 @@ pub struct PendingLimits {
 
 /// No room: the call is to be denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub(super) struct Full;
 
 /// The calls that wait.
 #[derive(Debug)]
-pub struct Pending {
+pub(super) struct Pending {
     limits: PendingLimits,
     groups: BTreeMap<GroupKey, Group>,
     total: usize,
@@ -89,19 +89,19 @@ pub struct Pending {
 
 impl Pending {
     /// Nothing waits.
-    pub fn new(limits: PendingLimits) -> Self {
+    pub(super) fn new(limits: PendingLimits) -> Self {
         Self { limits, groups: BTreeMap::new(), total: 0, by_instance: HashMap::new() }
     }
 
     /// Whether this very call waits already: a held packet asks again from time to time.
-    pub fn has_call(&self, key: &GroupKey, socket_cookie: u64) -> bool {
+    pub(super) fn has_call(&self, key: &GroupKey, socket_cookie: u64) -> bool {
         self.groups.get(key).is_some_and(|group| {
             group.calls.iter().any(|call| call.record.socket_cookie == socket_cookie)
         })
     }
 
     /// Lets a call wait. A call that joins a group shares its deadline.
-    pub fn add(
+    pub(super) fn add(
         &mut self,
         key: GroupKey,
         call: WaitingCall,
@@ -128,22 +128,22 @@ impl Pending {
     }
 
     /// What a group waits for.
-    pub fn awaits(&self, key: &GroupKey) -> Option<Awaits> {
+    pub(super) fn awaits(&self, key: &GroupKey) -> Option<Awaits> {
         self.groups.get(key).map(|group| group.awaits)
     }
 
     /// The calls of a group, oldest first.
-    pub fn calls(&self, key: &GroupKey) -> impl Iterator<Item = &WaitingCall> {
+    pub(super) fn calls(&self, key: &GroupKey) -> impl Iterator<Item = &WaitingCall> {
         self.groups.get(key).into_iter().flat_map(|group| &group.calls)
     }
 
     /// The oldest call of a group.
-    pub fn first(&self, key: &GroupKey) -> Option<&WaitingCall> {
+    pub(super) fn first(&self, key: &GroupKey) -> Option<&WaitingCall> {
         self.calls(key).next()
     }
 
     /// A group goes on waiting, for something else.
-    pub fn wait_on(&mut self, key: &GroupKey, awaits: Awaits, deadline_ns: u64) {
+    pub(super) fn wait_on(&mut self, key: &GroupKey, awaits: Awaits, deadline_ns: u64) {
         if let Some(group) = self.groups.get_mut(key) {
             group.awaits = awaits;
             group.deadline_ns = deadline_ns;
@@ -151,7 +151,7 @@ impl Pending {
     }
 
     /// Takes a group out.
-    pub fn take(&mut self, key: &GroupKey) -> Option<Group> {
+    pub(super) fn take(&mut self, key: &GroupKey) -> Option<Group> {
         let group = self.groups.remove(key)?;
         for call in &group.calls {
             self.forget(call.record.process.instance);
@@ -160,7 +160,7 @@ impl Pending {
     }
 
     /// Takes the oldest call of a group out.
-    pub fn take_one(&mut self, key: &GroupKey) -> Option<WaitingCall> {
+    pub(super) fn take_one(&mut self, key: &GroupKey) -> Option<WaitingCall> {
         let group = self.groups.get_mut(key)?;
         let call = (!group.calls.is_empty()).then(|| group.calls.remove(0))?;
         if group.calls.is_empty() {
@@ -171,7 +171,7 @@ impl Pending {
     }
 
     /// Takes calls out for which `gone` holds.
-    pub fn take_where(
+    pub(super) fn take_where(
         &mut self,
         mut gone: impl FnMut(&WaitingCall) -> bool,
     ) -> Vec<(GroupKey, WaitingCall)> {
@@ -204,22 +204,22 @@ impl Pending {
     }
 
     /// Groups for which `wanted` holds.
-    pub fn keys(&self, wanted: impl Fn(&GroupKey, &Group) -> bool) -> Vec<GroupKey> {
+    pub(super) fn keys(&self, wanted: impl Fn(&GroupKey, &Group) -> bool) -> Vec<GroupKey> {
         self.groups.iter().filter(|(key, group)| wanted(key, group)).map(|(key, _)| *key).collect()
     }
 
     /// Every group.
-    pub fn iter(&self) -> impl Iterator<Item = (&GroupKey, &Group)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&GroupKey, &Group)> {
         self.groups.iter()
     }
 
     /// Calls that wait.
-    pub const fn len(&self) -> usize {
+    pub(super) const fn len(&self) -> usize {
         self.total
     }
 
     /// Whether none waits.
-    pub const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.total == 0
     }
 }

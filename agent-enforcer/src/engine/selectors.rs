@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use agent_enforcer_common::{
@@ -152,11 +152,6 @@ impl Selectors {
     /// Continues with the slot that an earlier daemon left in force.
     pub(super) const fn resume(&mut self, slot: u32) {
         self.slot = slot;
-    }
-
-    /// Mount point of cgroup v2.
-    pub(super) fn cgroups(&self) -> &Path {
-        &self.cgroups
     }
 }
 

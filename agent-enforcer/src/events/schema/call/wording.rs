@@ -73,6 +73,7 @@ const fn severity_of_denial(reason: Reason) -> Severity {
         | Reason::AllowedStanding
         | Reason::AllowedGrant
         | Reason::Audited
+        | Reason::CallerGone
         | Reason::Stalled => Severity::Informational,
         Reason::NoGrant
         | Reason::GrantNotYetValid

@@ -1,0 +1,143 @@
+//! Threads for what the intake must not wait for: the disk of counted grants, and the file system
+//! below path selectors.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::{
+    engine::{Message, UseRequest},
+    intake::Inbox,
+    resolver::{
+        attestation::watcher::{Change, ExecutableWatcher, WatchError},
+        grant::{GrantStore, Moment},
+    },
+};
+
+/// Between two notes of the time: bounds what a clock set back can add to a grant over a restart.
+const NOTE_TIME: Duration = Duration::from_secs(60);
+/// Longest wait for a change of the file system before a look at new globs.
+const WATCH: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// The running threads; they end when the engine does.
+pub(super) struct Workers {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    pub(super) fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+    }
+}
+
+/// Starts the threads.
+pub(super) fn start(
+    store: Arc<GrantStore>,
+    inbox: Inbox,
+    uses: Receiver<UseRequest>,
+    globs: Receiver<Vec<String>>,
+) -> Result<Workers, StartError> {
+    let watcher = ExecutableWatcher::new()?;
+    let to_engine = inbox.clone();
+    let threads = vec![
+        spawn("grant-uses", move || record_uses(&store, &to_engine, &uses))?,
+        spawn("executables", move || watch_executables(watcher, &inbox, &globs))?,
+    ];
+    Ok(Workers { threads })
+}
+
+/// Why the threads can't start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    #[error("thread `{name}`: {source}; see the task limit of the service (`TasksMax=`)")]
+    Thread { name: &'static str, source: io::Error },
+}
+
+fn spawn(
+    name: &'static str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|source| StartError::Thread { name, source })
+}
+
+fn record_uses(store: &GrantStore, inbox: &Inbox, uses: &Receiver<UseRequest>) {
+    loop {
+        match uses.recv_timeout(NOTE_TIME) {
+            Ok(UseRequest { grant, key }) => {
+                let Some(now) = moment() else { continue };
+                let result = store.record_use(grant, &now);
+                if inbox.send_waiting(Message::UseRecorded { grant, key, result }).is_err() {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(now) = moment()
+                    && let Err(error) = store.note_time(&now)
+                {
+                    tracing::warn!(%error, "the time could not be noted");
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn moment() -> Option<Moment> {
+    Moment::now().inspect_err(|error| tracing::error!(%error, "no clock")).ok()
+}
+
+fn watch_executables(
+    mut watcher: ExecutableWatcher,
+    inbox: &Inbox,
+    named: &Receiver<Vec<String>>,
+) {
+    let mut globs = Vec::new();
+    loop {
+        let mut changed = false;
+        loop {
+            match named.try_recv() {
+                Ok(new) => {
+                    globs = new;
+                    changed = true;
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return,
+            }
+        }
+        match watcher.drain() {
+            Ok(Change::None) => {}
+            Ok(Change::Possible | Change::Overflow) => changed = true,
+            Err(error) => tracing::warn!(%error, "executables are not watched"),
+        }
+        if changed && !globs.is_empty() {
+            match watcher.resolve(&globs) {
+                Ok(resolution) => {
+                    if inbox.send_waiting(Message::Executables(resolution)).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "executables are not looked up"),
+            }
+        }
+        let mut fds = [PollFd::new(&watcher, PollFlags::IN)];
+        // A failed wait is a short one.
+        let _ = poll(&mut fds, Some(&WATCH));
+    }
+}

@@ -1,0 +1,265 @@
+//! Processes that run already: after the programs are attached, so that nothing slips between.
+//!
+//! First what an earlier daemon's kernel side has tagged, then a scan of /proc until a whole pass
+//! finds nobody new. A process that is tagged here takes its sockets along.
+
+use agent_enforcer_common::{
+    config::StateWord,
+    id::{AgentId, ExecId, InstanceId},
+    names,
+    process::{InstanceState, ProcessTag},
+    record::ProcessFacts,
+    tag::{FlowState, SocketTag},
+};
+use aya::maps::MapError;
+
+use super::Engine;
+use crate::{
+    events::DaemonEvent,
+    kernel::maps::ProcessMaps,
+    resolver::{
+        attestation::{
+            ProcError,
+            adopt::{AdoptError, Adoption, Judge, Judgement, adopt},
+            same_start,
+            scan::{ScanError, ScannedProcess, Scanner},
+            sockets::sockets_of,
+        },
+        policy::SelectorPlan,
+    },
+    verdicts::{VerdictError, Verdicts},
+};
+
+/// Why running processes can't be taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptionError {
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    /// No end.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
+    /// A state word.
+    #[error(transparent)]
+    Verdict(#[from] VerdictError),
+    /// A map.
+    #[error("map `{map}`: {source}; raise `--max-processes`, or stop agents' processes")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+}
+
+impl Engine {
+    /// Takes in every running process of an agent.
+    pub(super) fn adopt(&mut self) -> Result<(), AdoptionError> {
+        let mut scanner = Scanner::new()?;
+        self.remove_stale_tags(&mut scanner)?;
+        let agent_ids = &self.agent_ids;
+        let mut tagger = Tagger {
+            plan: &self.plan,
+            agent_id: &|name| agent_ids.get(name).copied(),
+            maps: &mut self.processes,
+            verdicts: &mut self.verdicts,
+            unreadable: Vec::new(),
+            failure: None,
+        };
+        let adoption = adopt(&mut scanner, &mut tagger)?;
+        let Tagger { unreadable, failure, .. } = tagger;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        for error in unreadable {
+            tracing::warn!(%error, "a running process could not be judged");
+            self.tell(DaemonEvent::Alarm {
+                what: format!("a running process could not be judged: {error}"),
+                remedy: "restart the process, so that it is judged when it executes".to_owned(),
+            });
+        }
+        self.take_in(adoption);
+        Ok(())
+    }
+
+    /// Tags of processes that ended, or whose pid another has now, while nobody looked.
+    fn remove_stale_tags(&mut self, scanner: &mut Scanner) -> Result<(), AdoptionError> {
+        let failed = |source| AdoptionError::Map { map: names::PROCS, source };
+        let tags: Vec<(u32, ProcessTag)> =
+            self.processes.processes.iter().collect::<Result<_, _>>().map_err(failed)?;
+        for (pid, tag) in tags {
+            if !scanner.still_alive(pid, tag.start_ns)? {
+                match self.processes.processes.remove(&pid) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(source) => return Err(failed(source)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, adoption: Adoption<ProcessTag>) {
+        let Adoption { mut marked, passes } = adoption;
+        tracing::info!(processes = marked.len(), passes, "running processes were judged");
+        marked.sort_by_key(|(process, _)| process.start_ns);
+        for (process, tag) in marked {
+            let facts = ProcessFacts {
+                instance: tag.instance,
+                exec: tag.exec,
+                start_ns: tag.start_ns,
+                exe_inode: tag.exe_inode,
+                exe_device: tag.exe_device,
+                agent: tag.agent,
+                tgid: process.pid,
+                uid: process.uid,
+                gid: process.gid,
+                ..ProcessFacts::default()
+            };
+            self.attest(&facts);
+        }
+    }
+}
+
+struct Tagger<'a> {
+    plan: &'a SelectorPlan,
+    agent_id: &'a dyn Fn(&str) -> Option<AgentId>,
+    maps: &'a mut ProcessMaps,
+    verdicts: &'a mut Verdicts,
+    unreadable: Vec<String>,
+    failure: Option<AdoptionError>,
+}
+
+impl Tagger<'_> {
+    fn classify(&self, process: &ScannedProcess) -> Option<AgentId> {
+        let exe = &process.executable.as_ref()?.path;
+        let term = self.plan.classify(&process.cgroup, process.uid, exe)?;
+        (self.agent_id)(&term.agent)
+    }
+
+    /// Tags a process as the kernel side would have.
+    fn tag(
+        &mut self,
+        process: &ScannedProcess,
+        agent: AgentId,
+        parent: Option<&ProcessTag>,
+    ) -> Result<ProcessTag, AdoptionError> {
+        let instance = match parent {
+            Some(parent) => parent.instance,
+            None => InstanceId::new(self.verdicts.next_id()?),
+        };
+        let executable = process.executable.as_ref();
+        let tag = ProcessTag {
+            instance,
+            exec: ExecId::new(self.verdicts.next_id()?),
+            start_ns: process.start_ns,
+            exe_inode: executable.map_or(0, |executable| executable.inode),
+            exe_device: executable.and_then(|executable| executable.device).unwrap_or_default(),
+            agent,
+        };
+        let state = self.maps.instances.get(&instance, 0).unwrap_or(InstanceState {
+            agent,
+            ..InstanceState::default()
+        });
+        let state = InstanceState { processes: state.processes + 1, ..state };
+        let failed = |map| move |source| AdoptionError::Map { map, source };
+        self.maps.instances.insert(instance, state, 0).map_err(failed(names::INSTANCES))?;
+        self.maps.processes.insert(process.pid, tag, 0).map_err(failed(names::PROCS))?;
+        Ok(tag)
+    }
+
+    /// Tags the sockets that a process has already; those that it makes from now on are tagged by
+    /// the kernel side.
+    fn tag_sockets(&mut self, process: &ScannedProcess, tag: &ProcessTag) {
+        let sockets = match sockets_of(process.pid, process.start_ns) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                tracing::warn!(pid = process.pid, %error, "open sockets are not tagged");
+                return;
+            }
+        };
+        let fresh = socket_tag(process.pid, tag);
+        for socket in sockets {
+            if let Err(error) = self.maps.sockets.insert(&socket, fresh, 0) {
+                tracing::warn!(pid = process.pid, %error, "an open socket is not tagged");
+            }
+        }
+    }
+}
+
+fn socket_tag(pid: u32, tag: &ProcessTag) -> SocketTag {
+    SocketTag {
+        destination: agent_enforcer_common::destination::Destination::without_peer(0),
+        instance: tag.instance,
+        exec: tag.exec,
+        generation: agent_enforcer_common::id::Generation::NONE,
+        expires_ns: 0,
+        grant: agent_enforcer_common::id::GrantId::NONE,
+        pending_since_ns: 0,
+        netns_cookie: 0,
+        agent: tag.agent,
+        tool: agent_enforcer_common::id::ToolId::NONE,
+        tgid: pid,
+        reason: 0,
+        state: FlowState::Fresh as u8,
+        flags: 0,
+    }
+}
+
+impl Judge for Tagger<'_> {
+    type Mark = ProcessTag;
+
+    fn judge(
+        &mut self,
+        process: &ScannedProcess,
+        parent: Option<&ProcessTag>,
+    ) -> Judgement<ProcessTag> {
+        if let Ok(tag) = self.maps.processes.get(&process.pid, 0)
+            && same_start(tag.start_ns, process.start_ns)
+        {
+            return Judgement::MarkedByKernel(tag);
+        }
+        let own = self.classify(process);
+        let (agent, parent) = match (parent, own) {
+            (Some(parent), _) => (parent.agent, Some(parent)),
+            (None, Some(agent)) => (agent, None),
+            (None, None) => return Judgement::NoAgent,
+        };
+        match self.tag(process, agent, parent) {
+            Ok(tag) => {
+                self.tag_sockets(process, &tag);
+                Judgement::Marked(tag)
+            }
+            Err(error) => {
+                self.failure.get_or_insert(error);
+                Judgement::NoAgent
+            }
+        }
+    }
+
+    fn forget(&mut self, process: &ScannedProcess, mark: &ProcessTag) {
+        let _gone = self.maps.processes.remove(&process.pid);
+        if let Ok(state) = self.maps.instances.get(&mark.instance, 0) {
+            let left = InstanceState { processes: state.processes.saturating_sub(1), ..state };
+            let _ = if left.processes == 0 {
+                self.maps.instances.remove(&mark.instance)
+            } else {
+                self.maps.instances.insert(mark.instance, left, 0)
+            };
+        }
+    }
+
+    fn unreadable(&mut self, error: &ScanError) {
+        self.unreadable.push(error.to_string());
+    }
+}
+
+impl Verdicts {
+    /// A number for an instance or image that the kernel side will not give out. Between read and
+    /// write it may count on: so a stretch far beyond its pace is skipped.
+    fn next_id(&mut self) -> Result<u64, VerdictError> {
+        const STRIDE: u64 = 1 << 20;
+        let next = self.word(StateWord::NextId)? + STRIDE;
+        self.set(StateWord::NextId, next)?;
+        Ok(next - 1)
+    }
+}

@@ -1,0 +1,290 @@
+//! What operators ask: read-only views of the state.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use agent_enforcer_common::{
+    config::StateWord,
+    destination::Destination,
+    reason::Reason,
+    record::{Counter, ProcessFacts},
+};
+
+use super::{Engine, images::ImageStanding, pending::Awaits};
+use crate::{
+    control::{
+        AgentView, ControlError, ExplainQuestion, ExplainStep, Explanation, InstanceView,
+        PendingView, Status,
+    },
+    decision::instance_name,
+    kernel::loader::Kernel,
+    resolver::{
+        grant::GrantState,
+        policy::{Agent, OnMiss, Ruling, explain_rule, rule},
+    },
+};
+
+const COUNTERS: [(Counter, &str); 9] = [
+    (Counter::Requests, "requests"),
+    (Counter::AnsweredInHook, "answered_in_hook"),
+    (Counter::Held, "held"),
+    (Counter::LostDenied, "lost_denied"),
+    (Counter::LostAllowed, "lost_allowed"),
+    (Counter::LostAudited, "lost_audited"),
+    (Counter::LostProcess, "lost_process"),
+    (Counter::ProcessTableFull, "process_table_full"),
+    (Counter::CgroupTableFull, "cgroup_table_full"),
+];
+
+impl Engine {
+    pub(super) fn status(&self) -> Status {
+        let now_ns = self.clock.now_ns();
+        let mut counters: BTreeMap<String, u64> = COUNTERS
+            .iter()
+            .map(|(counter, name)| ((*name).to_owned(), self.counter(*counter)))
+            .collect();
+        counters.insert("bad_records".to_owned(), self.bad_records);
+        counters.extend(self.events.counters().into_iter().map(|(name, n)| (name.to_owned(), n)));
+        let live = |state| state == GrantState::Live;
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.started,
+            plane: "cgroup".to_owned(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            generation: self.verdicts.generation().get(),
+            agents: self.policy.agents().len(),
+            instances: self.instances.len(),
+            processes: self.processes.processes.keys().count(),
+            pending: self.pending.len(),
+            grants: self.grants.iter().filter(|grant| live(grant.state(now_ns))).count(),
+            reasons: self.reasons(),
+            problems: self.problems(&counters),
+            counters,
+            programs: Kernel::programs(),
+        }
+    }
+
+    fn problems(&self, counters: &BTreeMap<String, u64>) -> Vec<String> {
+        let mut problems = Vec::new();
+        let lost: u64 = self.lost_records().iter().sum();
+        if lost > 0 {
+            problems.push(format!("{lost} records of the kernel side were lost: raise `--ring-bytes`"));
+        }
+        if self.verdicts.word(StateWord::Untracked).is_ok_and(|untracked| untracked > 0) {
+            problems.push(
+                "processes of agents found no room and are denied everything: raise `--max-processes`"
+                    .to_owned(),
+            );
+        }
+        for name in ["cgroup_table_full", "bad_records", "lost_disk"] {
+            if let Some(count) = counters.get(name).filter(|count| **count > 0) {
+                problems.push(format!("counter `{name}` is {count}: see the daemon's log"));
+            }
+        }
+        problems
+    }
+
+    fn counter(&self, counter: Counter) -> u64 {
+        self.counters
+            .counters
+            .get(&(counter as u32), 0)
+            .map_or(0, |values| values.iter().sum())
+    }
+
+    pub(super) fn lost_records(&self) -> [u64; 4] {
+        [Counter::LostDenied, Counter::LostAllowed, Counter::LostAudited, Counter::LostProcess]
+            .map(|counter| self.counter(counter))
+    }
+
+    fn reasons(&self) -> BTreeMap<String, u64> {
+        let count = |reason: &Reason| {
+            let values = self.counters.reasons.get(&u32::from(reason.raw()), 0).ok()?;
+            let count = values.iter().sum();
+            (count > 0).then(|| (reason.word().to_owned(), count))
+        };
+        Reason::ALL.iter().filter_map(count).collect()
+    }
+
+    pub(super) fn agents(&self) -> Vec<AgentView> {
+        self.policy.agents().iter().map(|agent| self.agent_view(agent)).collect()
+    }
+
+    fn agent_view(&self, agent: &Agent) -> AgentView {
+        let names = |tools: &[agent_enforcer_common::id::ToolId]| {
+            let name = |id: &_| self.policy.tool(*id).map(|tool| tool.name.to_string());
+            tools.iter().filter_map(name).collect()
+        };
+        let instances = self.instances.iter().filter(|(_, instance)| instance.agent == agent.name);
+        let mut instances: Vec<InstanceView> = instances
+            .map(|(id, instance)| InstanceView {
+                id: instance_name(*id),
+                pid: instance.process.pid,
+                exe: instance.process.exe.clone().unwrap_or_default(),
+                sha256: instance.process.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
+                started: instance.started(),
+                processes: self
+                    .processes
+                    .instances
+                    .get(id, 0)
+                    .map_or(0, |state| usize::try_from(state.processes).unwrap_or_default()),
+            })
+            .collect();
+        instances.sort_by_key(|instance| instance.started);
+        AgentView {
+            name: agent.name.to_string(),
+            owner: agent.owner.to_string(),
+            purpose: agent.purpose.to_string(),
+            mode: agent.mode.word().to_owned(),
+            tools: names(&agent.tools),
+            standing: names(&agent.standing),
+            instances,
+        }
+    }
+
+    pub(super) fn pending_view(&self) -> Vec<PendingView> {
+        let mut views: Vec<_> = self
+            .pending
+            .iter()
+            .filter_map(|(key, group)| {
+                let first = group.calls.first()?.record;
+                let (reason, tool) = match group.awaits {
+                    Awaits::Identity => (Reason::IdentityUnverified, None),
+                    Awaits::Grant { reason, tool } => (reason, Some(tool)),
+                    Awaits::Use { tool } => (Reason::GrantUsedUp, Some(tool)),
+                };
+                let image = self.images.get(&key.exec);
+                Some(PendingView {
+                    request: first.request.get(),
+                    agent: self
+                        .agent_names
+                        .get(&first.process.agent)
+                        .map(ToString::to_string)
+                        .unwrap_or_default(),
+                    instance: instance_name(first.process.instance),
+                    pid: first.process.tgid,
+                    exe: image
+                        .and_then(|image| image.process.exe.clone())
+                        .unwrap_or_else(PathBuf::new),
+                    destination: key.destination.to_string(),
+                    tool: tool
+                        .and_then(|id| self.policy.tool(id))
+                        .map(|tool| tool.name.to_string()),
+                    reason: reason.word().to_owned(),
+                    since: self.clock.wall(group.since_ns),
+                    until: self.clock.wall(group.deadline_ns),
+                    calls: group.calls.len(),
+                })
+            })
+            .collect();
+        views.sort_by_key(|view| view.request);
+        views
+    }
+
+    /// The steps of a decision, in the order in which they are asked, without making one.
+    pub(super) fn explain(
+        &mut self,
+        question: &ExplainQuestion,
+    ) -> Result<Explanation, ControlError> {
+        let ExplainQuestion { pid, to, protocol } = question;
+        let destination = Destination::from_socket_addr(*to, *protocol);
+        if !PathBuf::from(format!("/proc/{pid}")).exists() {
+            return Err(ControlError::NotFound(format!("there is no process {pid}; see `ps`")));
+        }
+        let Ok(tag) = self.processes.processes.get(pid, 0) else {
+            let found = format!("process {pid} is no agent's: nothing it does is looked at");
+            return Ok(explanation(
+                "not_an_agent",
+                Reason::None,
+                &destination,
+                vec![step("agent", found, false)],
+            ));
+        };
+        let Some(name) = self.agent_names.get(&tag.agent).cloned() else {
+            let found = format!("agent number {} is not in the policy", tag.agent.get());
+            let steps = vec![step("agent", found, false)];
+            return Ok(explanation("denied", Reason::AgentUnknown, &destination, steps));
+        };
+        let facts = ProcessFacts {
+            instance: tag.instance,
+            exec: tag.exec,
+            start_ns: tag.start_ns,
+            exe_inode: tag.exe_inode,
+            exe_device: tag.exe_device,
+            agent: tag.agent,
+            tgid: *pid,
+            ..ProcessFacts::default()
+        };
+        let identity = self.attest(&facts);
+        let mut explained = self.explain_agent(&name, &facts, identity, &destination);
+        explained.agent = Some(name.to_string());
+        explained.instance = Some(instance_name(tag.instance));
+        Ok(explained)
+    }
+
+    fn explain_agent(
+        &self,
+        name: &Arc<str>,
+        facts: &ProcessFacts,
+        identity: ImageStanding,
+        destination: &Destination,
+    ) -> Explanation {
+        let instance = instance_name(facts.instance);
+        let mut steps =
+            vec![step("agent", format!("process is of agent {name}, instance {instance}"), true)];
+        let exe = self
+            .images
+            .get(&facts.exec)
+            .and_then(|image| image.process.exe.as_ref())
+            .map(|exe| exe.display().to_string())
+            .unwrap_or_default();
+        match identity {
+            ImageStanding::Attested => steps.push(step("identity", format!("{exe} is attested"), true)),
+            ImageStanding::Hashing => {
+                steps.push(step("identity", format!("{exe} is being hashed"), true));
+            }
+            ImageStanding::Refused(reason) | ImageStanding::Unreadable(reason) => {
+                let found = format!("{exe} is refused: {}", reason.word());
+                steps.push(step("identity", found, false));
+                return explanation("denied", reason, destination, steps);
+            }
+        }
+        let Some(agent) = self.policy.agent(name) else {
+            steps.push(step("agent", format!("{name} is not in the policy"), false));
+            return explanation("denied", Reason::AgentUnknown, destination, steps);
+        };
+        let now_ns = self.clock.now_ns();
+        let (policy, grants, of) = (&self.policy, &self.grants, facts.instance);
+        steps.extend(explain_rule(policy, agent, grants, of, destination, now_ns));
+        let (outcome, reason) = match rule(policy, agent, grants, of, destination, now_ns) {
+            Ruling::Allow { reason, .. } => ("allowed", reason),
+            Ruling::Deny { reason, .. } => ("denied", reason),
+            Ruling::Wait { reason, .. } => match agent.on_miss {
+                OnMiss::Deny => ("denied", reason),
+                OnMiss::Stall if agent.stall_limit.is_zero() => ("denied", reason),
+                OnMiss::Stall => ("stalled", reason),
+            },
+        };
+        explanation(outcome, reason, destination, steps)
+    }
+}
+
+fn step(question: &str, found: String, holds: bool) -> ExplainStep {
+    ExplainStep { question: question.to_owned(), found, holds }
+}
+
+fn explanation(
+    outcome: &str,
+    reason: Reason,
+    destination: &Destination,
+    steps: Vec<ExplainStep>,
+) -> Explanation {
+    Explanation {
+        outcome: outcome.to_owned(),
+        reason: reason.word().to_owned(),
+        remedy: reason.remedy().to_owned(),
+        agent: None,
+        instance: None,
+        destination: destination.to_string(),
+        steps,
+    }
+}
