@@ -84,6 +84,9 @@ enum End {
 async fn serve(args: RunArgs) -> Result<()> {
     let cgroup_root = host::cgroup2_root(args.cgroup_root.as_deref())?;
     let cgroups = host::cgroup2_mount()?;
+    if !host::is_hierarchy_root(&cgroup_root) {
+        tracing::warn!(path = %cgroup_root.display(), "enforcing below one cgroup only: sockets made outside escape");
+    }
     let listener = api::Listener::bind(&api::socket_path(&args.runtime_dir))?;
     let store = Arc::new(GrantStore::open(&args.state_dir)?);
     let now = Moment::now()?;

@@ -33,7 +33,7 @@ pub enum HostError {
     )]
     NoCgroup2,
     /// A named directory is no root of a cgroup v2 hierarchy.
-    #[error("{} is not the root of a cgroup v2 hierarchy; name the mount point with `--cgroup-root`", .0.display())]
+    #[error("{} is not a cgroup v2 directory; name the mount point with `--cgroup-root`", .0.display())]
     NotCgroup2(PathBuf),
 }
 
@@ -52,7 +52,7 @@ pub fn cgroup2_mount() -> Result<PathBuf, HostError> {
 pub fn cgroup2_root(named: Option<&Path>) -> Result<PathBuf, HostError> {
     match named {
         None => cgroup2_mount(),
-        Some(path) if is_cgroup2(path) && is_hierarchy_root(path) => Ok(path.to_owned()),
+        Some(path) if is_cgroup2(path) => Ok(path.to_owned()),
         Some(path) => Err(HostError::NotCgroup2(path.to_owned())),
     }
 }
@@ -62,7 +62,7 @@ fn is_cgroup2(path: &Path) -> bool {
 }
 
 /// Every cgroup but the root has this file.
-fn is_hierarchy_root(path: &Path) -> bool {
+pub fn is_hierarchy_root(path: &Path) -> bool {
     path.join("cgroup.procs").exists() && !path.join("cgroup.type").exists()
 }
 

@@ -36,7 +36,8 @@ pub struct RunArgs {
     /// Where the bpf file system is mounted.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
-    /// Where the cgroup v2 hierarchy is mounted [default: looked up].
+    /// Cgroup v2 directory to attach to [default: the root of the hierarchy]. Sockets made above it
+    /// are not seen: for trials only.
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
     /// Processes of agents that are tracked at the same time; more can't connect anywhere.
