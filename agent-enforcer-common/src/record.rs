@@ -20,7 +20,8 @@ pub enum RecordKind {
     Allowed = 3,
     /// A call of an agent in audit mode went through, although it would be denied. A [`CallRecord`].
     Audited = 4,
-    /// A process was recognised as an agent's: a new instance. A [`ProcessRecord`].
+    /// A process was recognised as an agent's when it executed a program: a new instance. A
+    /// [`ProcessRecord`].
     Classified = 5,
     /// An agent's process executed a program. A [`ProcessRecord`].
     Executed = 6,
@@ -31,6 +32,9 @@ pub enum RecordKind {
     /// A flow that the daemon has denied sent a packet: it was held or live, and is to be reset.
     /// No event of its own. A [`CallRecord`].
     FlowDenied = 9,
+    /// A process was recognised as an agent's when it entered a cgroup: a new instance, still with
+    /// the program of its launcher. A [`ProcessRecord`].
+    Joined = 10,
 }
 
 impl RecordKind {
@@ -46,6 +50,7 @@ impl RecordKind {
             7 => Some(Self::InstanceEnded),
             8 => Some(Self::TableFull),
             9 => Some(Self::FlowDenied),
+            10 => Some(Self::Joined),
             _ => None,
         }
     }

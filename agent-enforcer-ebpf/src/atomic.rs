@@ -2,9 +2,7 @@
 //! (it has no compare-and-swap); the instructions exist since 5.12 (BPF ISA v3). A plain 64-bit load
 //! or store is one instruction, so volatile is enough.
 
-use core::intrinsics::{
-    AtomicOrdering::Relaxed, atomic_and, atomic_or, atomic_xadd,
-};
+use core::intrinsics::{AtomicOrdering::SeqCst, atomic_and, atomic_or, atomic_xadd};
 
 /// A word that several CPUs change at once.
 #[derive(Clone, Copy)]
@@ -33,23 +31,26 @@ impl AtomicWord {
     }
 
     /// The value before.
+    ///
+    /// Not relaxed: LLVM 22 selects the instruction without a result for a relaxed addition even
+    /// where the result is used, and hands the amount back instead.
     #[inline(always)]
     pub(crate) fn fetch_add(self, amount: u64) -> u64 {
         // SAFETY: by `new`.
-        unsafe { atomic_xadd::<u64, u64, { Relaxed }>(self.0, amount) }
+        unsafe { atomic_xadd::<u64, u64, { SeqCst }>(self.0, amount) }
     }
 
     /// The value before.
     #[inline(always)]
     pub(crate) fn fetch_or(self, bits: u64) -> u64 {
         // SAFETY: by `new`.
-        unsafe { atomic_or::<u64, u64, { Relaxed }>(self.0, bits) }
+        unsafe { atomic_or::<u64, u64, { SeqCst }>(self.0, bits) }
     }
 
     /// The value before.
     #[inline(always)]
     pub(crate) fn fetch_and(self, bits: u64) -> u64 {
         // SAFETY: by `new`.
-        unsafe { atomic_and::<u64, u64, { Relaxed }>(self.0, bits) }
+        unsafe { atomic_and::<u64, u64, { SeqCst }>(self.0, bits) }
     }
 }

@@ -173,7 +173,9 @@ pub(crate) fn process(kind: RecordKind, tgid: u32, tag: &ProcessTag) {
     write_facts::<false>(&mut record.process, tgid, tag);
     match kind {
         // Attesting early spares the first call its wait.
-        RecordKind::Classified | RecordKind::Executed => ring::submit(entry),
+        RecordKind::Classified | RecordKind::Executed | RecordKind::Joined => {
+            ring::submit(entry);
+        }
         RecordKind::Request
         | RecordKind::Denied
         | RecordKind::Allowed

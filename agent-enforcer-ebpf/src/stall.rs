@@ -18,6 +18,9 @@ use crate::{
     settings,
 };
 
+/// A question that was not answered for so long is asked again, ns.
+pub(crate) const ASK_AGAIN_NS: u64 = 1_000_000_000;
+
 /// Whether the hook may spin for the answer: not for a packet that may be sent from a timer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {

@@ -66,9 +66,6 @@ const HEARTBEAT: Duration = Duration::from_millis(50);
 const HOUSEKEEPING: Duration = Duration::from_millis(10);
 /// Between two looks at processes and counters.
 const SURVEY: Duration = Duration::from_millis(200);
-/// Images that wait to be attested before they ask for anything.
-const PREFETCH: usize = 64;
-
 /// What an operator's command is answered through.
 pub type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
 
@@ -125,9 +122,8 @@ pub enum Next {
 struct Instance {
     agent: Arc<str>,
     process: Arc<Process>,
-    root: ExecId,
     started: SystemTime,
-    /// Why it may not act, where its first image did not hold.
+    /// Why nothing of it may act, where an image of it did not hold.
     refused: Option<agent_enforcer_common::reason::Reason>,
     announced: bool,
 }
@@ -324,12 +320,9 @@ impl Engine {
             Record::Allowed(record, hook) => self.on_allowed(record, *hook),
             Record::Audited(record, hook) => self.on_audited(record, *hook),
             Record::FlowDenied(record, _hook) => self.reset_flow(record),
-            Record::Classified(record) => self.on_classified(&record.process),
-            Record::Executed(record) => {
-                if self.prefetch.len() == PREFETCH {
-                    self.prefetch.pop_front();
-                }
-                self.prefetch.push_back(record.process);
+            Record::Joined(record) => self.on_joined(&record.process),
+            Record::Classified(record) | Record::Executed(record) => {
+                self.on_executed(&record.process);
             }
             Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
             Record::TableFull(record) => {
@@ -417,7 +410,7 @@ impl Engine {
     /// Work for idle moments: attests an image before it asks. False when there was none.
     pub fn on_idle(&mut self) -> bool {
         let Some(facts) = self.prefetch.pop_front() else { return false };
-        self.attest(&facts);
+        self.attest_ahead(&facts);
         true
     }
 

@@ -26,11 +26,8 @@ use crate::{
     judge::{Judgement, Past, Source, judge},
     maps::{counters, processes, state, tags},
     report::{self, Case},
-    stall::Patience,
+    stall::{ASK_AGAIN_NS, Patience},
 };
-
-/// A question that was not answered for so long is asked again, ns.
-const ASK_AGAIN_NS: u64 = 1_000_000_000;
 
 /// What the hook does with a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]

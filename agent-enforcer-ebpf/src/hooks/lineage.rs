@@ -119,12 +119,14 @@ pub(crate) fn cgroup_attach(ctx: &RawTracePointContext) {
     }
 }
 
-/// Begins an instance if the process is an agent's.
+/// Begins an instance if the process is an agent's. `cgroup` is the one that it is entering.
 #[inline(always)]
 fn recognise(task: Task, tgid: u32, cgroup: Option<Cgroup>, executable: Executable) {
+    let joined = cgroup.is_some();
     let Some(cgroup) = cgroup.or_else(|| task.cgroup()) else { return };
     let Some(uid) = task.uid() else { return };
     let Some(agent) = classify(cgroup, uid, executable) else { return };
+    let kind = if joined { RecordKind::Joined } else { RecordKind::Classified };
     let Some(start_ns) = task.start_ns() else {
         return processes::mark_untracked(tgid);
     };
@@ -141,7 +143,7 @@ fn recognise(task: Task, tgid: u32, cgroup: Option<Cgroup>, executable: Executab
         return tell(RecordKind::TableFull, tgid, tag);
     }
     if processes::insert(tgid, &tag) {
-        tell(RecordKind::Classified, tgid, tag);
+        tell(kind, tgid, tag);
     } else {
         instances::process_gone(tag.instance);
         tell(RecordKind::TableFull, tgid, tag);

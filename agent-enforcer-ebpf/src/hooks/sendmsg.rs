@@ -11,12 +11,12 @@ use super::{
     connect::{destination_v4, destination_v6},
 };
 use crate::{
-    decide::Refusal,
+    decide::{Answer, Purpose, Refusal, look_up},
     judge::{Judgement, Past, Source, judge},
     kernel::{Address, file::socket_nonblocking},
     maps::state,
     report,
-    stall::Patience,
+    stall::{ASK_AGAIN_NS, Patience},
 };
 
 #[inline(always)]
@@ -49,6 +49,14 @@ fn sendmsg(call: &Call) -> CallOutcome {
     {
         return CallOutcome::Pass;
     }
+    // An open decision is asked for once, however often a non-blocking caller tries.
+    let asked = tag.state == FlowState::Pending as u8
+        && tag.destination == *destination
+        && tag.exec == call.case.tag.exec
+        && report::now_ns().wrapping_sub(tag.pending_since_ns) < ASK_AGAIN_NS;
+    if asked && let Answer::Unknown { .. } = look_up(&call.case, Purpose::NewCall, report::now_ns()) {
+        return undecided(call);
+    }
     match judge(&call.case, Past::NONE, Patience::Wait) {
         Judgement::Allow { permit, source } => {
             call.claim(tag);
@@ -61,12 +69,9 @@ fn sendmsg(call: &Call) -> CallOutcome {
             return call::deny(&call.case, &refusal, source == Source::Daemon);
         }
         Judgement::Open => {
-            let nonblocking = Address::of(call.sk).and_then(socket_nonblocking);
-            if nonblocking.unwrap_or(true) {
-                return CallOutcome::TryAgain;
-            }
             call.claim(tag);
             call::hold(tag, destination);
+            return undecided(call);
         }
         Judgement::Watched => {
             call.claim(tag);
@@ -75,4 +80,10 @@ fn sendmsg(call: &Call) -> CallOutcome {
     }
     call.mark_socket();
     CallOutcome::Pass
+}
+
+#[inline(always)]
+fn undecided(call: &Call) -> CallOutcome {
+    let nonblocking = Address::of(call.sk).and_then(socket_nonblocking);
+    if nonblocking.unwrap_or(true) { CallOutcome::TryAgain } else { CallOutcome::Pass }
 }

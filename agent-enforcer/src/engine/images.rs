@@ -1,9 +1,11 @@
 //! Who asks: program images and instances, from the kernel's record to an attested identity.
 //!
-//! An image is attested once. Its instance is as good as its first image: where the policy
-//! demands a digest of that and it does not hold, nothing of the instance may act.
+//! An image is attested once, ahead of its first question where there is time. Where the policy
+//! demands a digest and an image does not have it, nothing of its instance may act any more:
+//! executing something harmless afterwards launders nothing. The image of a launcher that only
+//! moved into the cgroup is judged when it asks for something itself.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{sync::Arc, thread, time::Duration};
 
 use agent_enforcer_common::{
     id::{ExecId, InstanceId},
@@ -17,12 +19,16 @@ use crate::{
     events::{DaemonEvent, InstanceFacts},
     resolver::attestation::{
         digest::{DigestError, Hashed},
-        process::ReadFailure,
+        process::{ProcessReading, ReadError, ReadFailure},
     },
 };
 
 /// Images that are remembered; one that is forgotten is attested again when it asks.
 const IMAGE_LIMIT: usize = 32_768;
+/// Images that wait to be attested before they ask for anything.
+const PREFETCH: usize = 64;
+/// Exec changes the executable that /proc shows a moment before the kernel side records it.
+const EXEC_WINDOW: Duration = Duration::from_micros(500);
 
 /// A program image.
 #[derive(Debug)]
@@ -46,23 +52,49 @@ pub(super) enum ImageStanding {
 }
 
 impl Engine {
-    /// A process was recognised: its instance begins with it.
-    pub(super) fn on_classified(&mut self, facts: &ProcessFacts) {
-        self.attest(facts);
+    /// A process entered an agent's cgroup: its instance begins, with the program of its launcher.
+    pub(super) fn on_joined(&mut self, facts: &ProcessFacts) {
+        let process = match self.reader.read(facts) {
+            Ok(reading) => reading.process,
+            Err(error) => *error.process,
+        };
+        let standing = ImageStanding::Unreadable(Reason::IdentityUnverified);
+        self.remember(facts, process, standing);
+        self.announce(facts);
+    }
+
+    /// An agent's process executed a program.
+    pub(super) fn on_executed(&mut self, facts: &ProcessFacts) {
+        if self.may_demand_digest(facts) {
+            self.attest_ahead(facts);
+            return;
+        }
+        if self.prefetch.len() == PREFETCH
+            && let Some(oldest) = self.prefetch.pop_front()
+        {
+            // It asks when it needs to; only its instance must not stay unknown.
+            self.announce(&oldest);
+        }
+        self.prefetch.push_back(*facts);
+    }
+
+    /// Attests an image that has not asked for anything yet.
+    pub(super) fn attest_ahead(&mut self, facts: &ProcessFacts) {
+        let standing = self.attest(facts);
+        if matches!(standing, ImageStanding::Unreadable(_)) && self.may_demand_digest(facts) {
+            self.taint(facts, Reason::IdentityUnverified);
+        }
+        self.announce(facts);
     }
 
     /// The last process of an instance ended.
     pub(super) fn on_instance_ended(&mut self, facts: &ProcessFacts) {
+        self.announce(facts);
         self.images.retain(|_, image| image.instance != facts.instance);
-        if let Some(instance) = self.instances.remove(&facts.instance)
-            && let Some(agent) = self.policy.agent(&instance.agent)
-        {
-            self.tell(DaemonEvent::InstanceEnded(InstanceFacts {
-                agent: Arc::clone(&instance.agent),
-                owner: Arc::clone(&agent.owner),
-                instance: facts.instance,
-                process: instance.process,
-            }));
+        self.prefetch.retain(|waiting| waiting.instance != facts.instance);
+        if let Some(instance) = self.instances.remove(&facts.instance) {
+            let facts = self.instance_facts(facts.instance, &instance);
+            self.tell(DaemonEvent::InstanceEnded(facts));
         }
     }
 
@@ -87,7 +119,7 @@ impl Engine {
         {
             return image.standing;
         }
-        match self.reader.read(facts) {
+        match self.read(facts) {
             Ok(reading) => {
                 let stamp = reading.executable.stamp();
                 let mut process = reading.process;
@@ -106,13 +138,30 @@ impl Engine {
             }
             Err(error) => {
                 let reason = error.reason();
-                if matches!(error.failure, ReadFailure::ExecutableMismatch { .. }) {
+                if is_mismatch(&error) && self.is_current(facts) {
                     return self.conclude(facts, *error.process, Some(reason));
                 }
-                tracing::debug!(pid = facts.tgid, %error, "a process is not attested");
-                self.remember(facts, *error.process, ImageStanding::Unreadable(reason))
+                tracing::debug!(pid = facts.tgid, %error, "an image is not attested");
+                let standing = ImageStanding::Unreadable(Reason::IdentityUnverified);
+                self.remember(facts, *error.process, standing)
             }
         }
+    }
+
+    /// Reads a process. An executable that is not the recorded one is looked at twice.
+    fn read(&mut self, facts: &ProcessFacts) -> Result<ProcessReading, ReadError> {
+        match self.reader.read(facts) {
+            Err(error) if is_mismatch(&error) && self.is_current(facts) => {
+                thread::sleep(EXEC_WINDOW);
+                self.reader.read(facts)
+            }
+            result => result,
+        }
+    }
+
+    /// Whether a process still runs the image, by the kernel side's own record.
+    fn is_current(&self, facts: &ProcessFacts) -> bool {
+        self.processes.processes.get(&facts.tgid, 0).is_ok_and(|tag| tag.exec == facts.exec)
     }
 
     /// The digest of an image's executable is known, or can't be.
@@ -139,6 +188,7 @@ impl Engine {
                 self.remember(&facts, process, standing);
             }
         }
+        self.announce(&facts);
         self.decide_waiting(|key, _group| key.exec == exec);
     }
 
@@ -157,14 +207,16 @@ impl Engine {
         process: Process,
         failure: Option<Reason>,
     ) -> ImageStanding {
-        let refused = failure
-            .or_else(|| self.demand_failure(facts, &process))
-            .or_else(|| self.instance_refusal(facts));
+        let own = failure.or_else(|| self.demand_failure(facts, &process));
+        let refused =
+            own.or_else(|| self.instances.get(&facts.instance).and_then(|found| found.refused));
         let standing = refused.map_or(ImageStanding::Attested, ImageStanding::Refused);
         self.remember(facts, process, standing);
         let written = self.verdicts.identify(facts.exec, refused);
         self.check(written);
-        self.settle_instance(facts, refused);
+        if let Some(reason) = own {
+            self.taint(facts, reason);
+        }
         standing
     }
 
@@ -180,8 +232,41 @@ impl Engine {
         (!process.sha256.as_ref().is_some_and(holds)).then_some(Reason::DigestMismatch)
     }
 
-    fn instance_refusal(&self, facts: &ProcessFacts) -> Option<Reason> {
-        self.instances.get(&facts.instance)?.refused
+    /// Whether the policy may demand a digest of an image, by what the kernel side recorded of it:
+    /// it need not live any more.
+    fn may_demand_digest(&self, facts: &ProcessFacts) -> bool {
+        let Some(agent) = self.agent_names.get(&facts.agent) else { return false };
+        let named = self.selectors.executable_terms(facts.exe_inode, facts.exe_device);
+        self.plan.terms().iter().enumerate().any(|(number, term)| {
+            term.agent == *agent
+                && !term.digests.is_empty()
+                && (term.executable.is_none() || named.is_some_and(|terms| contains(&terms, number)))
+        })
+    }
+
+    /// Nothing of the instance may act any more.
+    fn taint(&mut self, facts: &ProcessFacts, reason: Reason) {
+        let Some(instance) = self.instances.get_mut(&facts.instance) else { return };
+        if instance.refused.is_some() {
+            return;
+        }
+        instance.refused = Some(reason);
+        let agent = Arc::clone(&instance.agent);
+        let process = self.images.get(&facts.exec).map(|image| Arc::clone(&image.process));
+        let process = process.unwrap_or_else(|| Arc::clone(&instance.process));
+        let mut images = Vec::new();
+        for (exec, image) in &mut self.images {
+            if image.instance == facts.instance && image.standing == ImageStanding::Attested {
+                image.standing = ImageStanding::Refused(reason);
+                images.push(*exec);
+            }
+        }
+        for exec in images {
+            let written = self.verdicts.identify(exec, Some(reason));
+            self.check(written);
+        }
+        let instance = facts.instance;
+        self.tell(DaemonEvent::IdentityRefused { agent, instance, process, reason });
     }
 
     fn remember(
@@ -215,49 +300,43 @@ impl Engine {
         let instance = self.instances.entry(facts.instance).or_insert_with(|| Instance {
             agent,
             process: Arc::clone(process),
-            root: facts.exec,
             started,
             refused: None,
             announced: false,
         });
-        if instance.root == facts.exec {
+        // The first process goes on to be told with its newest image.
+        if instance.process.pid == process.pid && process.exe.is_some() {
             instance.process = Arc::clone(process);
         }
     }
 
-    /// The first image of an instance decides for all of it, and is announced when it is known.
-    fn settle_instance(&mut self, facts: &ProcessFacts, refused: Option<Reason>) {
+    /// Tells once that an instance began.
+    fn announce(&mut self, facts: &ProcessFacts) {
         let Some(instance) = self.instances.get_mut(&facts.instance) else { return };
-        let process = self.images.get(&facts.exec).map(|image| Arc::clone(&image.process));
-        let process = process.unwrap_or_else(|| Arc::clone(&instance.process));
-        let agent = Arc::clone(&instance.agent);
-        let mut events = Vec::new();
-        if instance.root == facts.exec {
-            instance.refused = refused;
-            if !instance.announced {
-                instance.announced = true;
-                let owner = self.policy.agent(&agent).map(|agent| Arc::clone(&agent.owner));
-                events.push(DaemonEvent::InstanceStarted(InstanceFacts {
-                    agent: Arc::clone(&agent),
-                    owner: owner.unwrap_or_else(|| Arc::from("")),
-                    instance: facts.instance,
-                    process: Arc::clone(&process),
-                }));
-            }
+        if std::mem::replace(&mut instance.announced, true) {
+            return;
         }
-        if let Some(reason) = refused {
-            let instance = facts.instance;
-            events.push(DaemonEvent::IdentityRefused { agent, instance, process, reason });
+        if let Some(instance) = self.instances.get(&facts.instance) {
+            let facts = self.instance_facts(facts.instance, instance);
+            self.tell(DaemonEvent::InstanceStarted(facts));
         }
-        for event in events {
-            self.tell(event);
+    }
+
+    fn instance_facts(&self, id: InstanceId, instance: &Instance) -> InstanceFacts {
+        let owner = self.policy.agent(&instance.agent).map(|agent| Arc::clone(&agent.owner));
+        InstanceFacts {
+            agent: Arc::clone(&instance.agent),
+            owner: owner.unwrap_or_else(|| Arc::from("")),
+            instance: id,
+            process: Arc::clone(&instance.process),
         }
     }
 }
 
-impl Instance {
-    /// When it began, for people.
-    pub(super) const fn started(&self) -> SystemTime {
-        self.started
-    }
+fn is_mismatch(error: &ReadError) -> bool {
+    matches!(error.failure, ReadFailure::ExecutableMismatch { .. })
+}
+
+fn contains(terms: &agent_enforcer_common::process::TermSet, number: usize) -> bool {
+    terms.words.get(number / 64).is_some_and(|word| word & (1 << (number % 64)) != 0)
 }

@@ -121,7 +121,7 @@ impl Engine {
                 pid: instance.process.pid,
                 exe: instance.process.exe.clone().unwrap_or_default(),
                 sha256: instance.process.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
-                started: instance.started(),
+                started: instance.started,
                 processes: self
                     .processes
                     .instances

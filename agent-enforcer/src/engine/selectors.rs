@@ -138,6 +138,11 @@ impl Selectors {
             .map_err(failed)
     }
 
+    /// The terms that an executable satisfies, by its inode.
+    pub(super) fn executable_terms(&self, inode: u64, device: u32) -> Option<TermSet> {
+        self.maps.executables.get(&ExecutableKey { inode, device, slot: self.slot }, 0).ok()
+    }
+
     fn clear(&mut self, slot: u32) -> Result<(), SelectorError> {
         let failed = |map| move |source| SelectorError::Map { map, source };
         // Without terms and patterns nothing is matched, and the mkdir hook adds nothing.

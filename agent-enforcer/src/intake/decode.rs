@@ -19,6 +19,8 @@ pub enum Record {
     FlowDenied(CallRecord, Hook),
     /// See `RecordKind::Classified`.
     Classified(ProcessRecord),
+    /// See `RecordKind::Joined`.
+    Joined(ProcessRecord),
     /// See `RecordKind::Executed`.
     Executed(ProcessRecord),
     /// See `RecordKind::InstanceEnded`.
@@ -65,6 +67,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         RecordKind::Audited => call(bytes, &header, Record::Audited)?,
         RecordKind::FlowDenied => call(bytes, &header, Record::FlowDenied)?,
         RecordKind::Classified => Record::Classified(whole(bytes, &header)?),
+        RecordKind::Joined => Record::Joined(whole(bytes, &header)?),
         RecordKind::Executed => Record::Executed(whole(bytes, &header)?),
         RecordKind::InstanceEnded => Record::InstanceEnded(whole(bytes, &header)?),
         RecordKind::TableFull => Record::TableFull(whole::<ProcessRecord>(bytes, &header)?),
