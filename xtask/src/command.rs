@@ -5,7 +5,7 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::{self, IsTerminal},
     path::PathBuf,
     process::{Command, Stdio},
@@ -75,6 +75,20 @@ pub(crate) fn as_root(program: &str) -> Command {
     let mut command = Command::new("sudo");
     command.arg(program);
     command
+}
+
+/// Runs this program again, as root.
+pub(crate) fn again_as_root(arguments: Vec<OsString>) -> Result<()> {
+    if find("sudo").is_none() {
+        bail!("not root, and there is no sudo; run it as root");
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.arg(env::current_exe().context("can't find this program's own file")?).args(arguments);
+    let status = sudo.status().with_context(|| cannot_start(&sudo))?;
+    if !status.success() {
+        bail!("`{}` failed: {status}", describe(&sudo));
+    }
+    Ok(())
 }
 
 /// Whether this process is root.

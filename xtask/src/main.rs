@@ -1,21 +1,29 @@
 //! `cargo xtask VERB`: sets up, builds, checks, tests, shows and measures agent-enforcer.
 //!
 //! In: a verb and its options. Out: what it did, and an exit status that is 0 only when all of it
-//! went well. CI runs the same verbs as people.
+//! went well. CI runs the same verbs as people. Verbs that begin with `__` are the programs that
+//! the demo and the bench start in cgroups and network namespaces; nobody else calls them.
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod ci;
 mod command;
+mod daemon;
+mod demo;
+mod host;
+mod interrupt;
 mod lint;
+mod peer;
 mod setup;
 mod test;
+mod wait;
 mod workspace;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about, disable_help_subcommand = true)]
@@ -36,6 +44,27 @@ enum Verb {
     Test,
     /// What CI runs: lint, then test
     Ci,
+    /// Show enforcement step by step on this machine's kernel (needs root)
+    Demo(demo::Options),
+    /// Measure what enforcement costs (needs root)
+    Bench(bench::Options),
+    #[command(name = "__enter", hide = true)]
+    Enter(host::EnterOptions),
+    #[command(name = "__serve", hide = true)]
+    Serve(peer::ServeOptions),
+    #[command(name = "__client", hide = true)]
+    Client(peer::ClientOptions),
+    #[command(name = "__connector", hide = true)]
+    Connector(bench::ConnectorOptions),
+}
+
+/// For whom the result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// As for people, and one JSON document in the last line.
+    Json,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +75,12 @@ fn main() -> ExitCode {
         Verb::Lint => lint::run(),
         Verb::Test => test::run(),
         Verb::Ci => ci::run(),
+        Verb::Demo(options) => demo::run(options),
+        Verb::Bench(options) => bench::run(options),
+        Verb::Enter(options) => host::enter(options),
+        Verb::Serve(options) => peer::serve(options),
+        Verb::Client(options) => peer::client(&options),
+        Verb::Connector(options) => bench::connector(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

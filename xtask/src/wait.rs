@@ -12,7 +12,8 @@ use anyhow::{Result, bail};
 
 use crate::interrupt;
 
-const PAUSE: Duration = Duration::from_millis(5);
+/// Between two questions.
+pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 
 /// Asks `question` until it has an answer, at most for `limit`.
 pub(crate) fn for_answer<T>(
