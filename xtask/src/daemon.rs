@@ -4,9 +4,10 @@
 //! dropped it ends the daemon and its enforcement; the bpffs guard is the second safety line.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{self, File},
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -32,7 +33,7 @@ pub(crate) struct Daemon {
     runtime: PathBuf,
     events: PathBuf,
     log: PathBuf,
-    cgroup_root: Option<PathBuf>,
+    options: Vec<OsString>,
     child: Option<Child>,
     detached: bool,
     // Dropped last: with the mount every pin goes.
@@ -40,12 +41,12 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Prepares a daemon with one policy file; `start` starts it.
+    /// Prepares a daemon with one policy file and further options; `start` starts it.
     pub(crate) fn prepare(
         program: PathBuf,
         folder: &Folder,
         policy: &str,
-        cgroup_root: Option<&Path>,
+        options: &[&OsStr],
     ) -> Result<Self> {
         let daemon = Self {
             program,
@@ -54,7 +55,7 @@ impl Daemon {
             runtime: folder.child("runtime")?,
             events: folder.file("events.jsonl"),
             log: folder.file("daemon.log"),
-            cgroup_root: cgroup_root.map(Path::to_owned),
+            options: options.iter().map(OsString::from).collect(),
             child: None,
             detached: true,
             bpffs: Bpffs::mount(&folder.child("bpffs")?)?,
@@ -77,11 +78,11 @@ impl Daemon {
         self.detached = false;
         wait::for_answer("the daemon to answer", START_LIMIT, || {
             if let Some(status) = self.ended()? {
-                bail!("the daemon ended at its start ({status}):\n{}", self.last_words());
+                bail!("it ended ({status})");
             }
             Ok(self.control(&["status"]).ok())
         })
-        .with_context(|| format!("the daemon said:\n{}", self.last_words()))?;
+        .with_context(|| format!("the daemon did not start; its log:\n{}\n", self.last_words()))?;
         Ok(begin.elapsed())
     }
 
@@ -91,9 +92,7 @@ impl Daemon {
         command.arg("run").arg("--policy").arg(&self.policy);
         command.arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(&self.runtime);
         command.arg("--events").arg(&self.events).arg("--bpffs").arg(self.bpffs.path());
-        if let Some(root) = &self.cgroup_root {
-            command.arg("--cgroup-root").arg(root);
-        }
+        command.args(&self.options);
         command
     }
 
@@ -117,7 +116,7 @@ impl Daemon {
 
     /// Ends enforcement, and the daemon with it.
     pub(crate) fn detach(&mut self) -> Result<()> {
-        self.control_text(&["detach", "--reason", "end of the run"])?;
+        self.control_text(&["detach", "--yes", "--reason", "end of the run"])?;
         self.detached = true;
         if self.child.is_some() {
             self.await_end()?;

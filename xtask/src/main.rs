@@ -14,6 +14,7 @@ mod daemon;
 mod demo;
 mod host;
 mod interrupt;
+mod lines;
 mod lint;
 mod peer;
 mod setup;

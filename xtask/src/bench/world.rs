@@ -6,21 +6,23 @@
 //! without loading and unloading between blocks.
 
 use std::{
+    ffi::OsStr,
     fmt::Write as _,
-    io::{BufRead, BufReader, ErrorKind, Write},
+    io::{ErrorKind, Write},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener},
     path::PathBuf,
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::{Child, ChildStdin, Stdio},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::thread::sched_getaffinity;
 use serde_json::Value;
 
 use crate::{
     daemon::Daemon,
     host::{self, Cgroup, Folder, Namespace},
-    interrupt,
+    lines::Lines,
 };
 
 /// Every address of the bench: a range set aside for benchmarks.
@@ -34,6 +36,11 @@ const ASKED_FIRST: u16 = 7100;
 /// More ports than the kernel's prefix table holds for one prefix, so that some must be asked for;
 /// none adjacent, so that they can't be folded into ranges.
 const ASKED_COUNT: u16 = 64;
+
+/// Connections that a listener keeps before they are drained.
+const BACKLOG: i32 = 4096;
+/// How long a client may take for one line of work.
+const LINE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Everything that the rows need.
 pub(super) struct World {
@@ -74,7 +81,16 @@ impl World {
         let host = inside.child("host")?;
         let agent = inside.child("agent")?;
         let policy = policy(agent.selector_path());
-        let daemon = Daemon::prepare(program, &folder, &policy, Some(inside.path()))?;
+        let daemon = {
+            // Nothing but the enforced subtree runs the programs; no question is one too many.
+            let options = [
+                OsStr::new("--cgroup-root"),
+                inside.path().as_os_str(),
+                OsStr::new("--requests-per-second"),
+                OsStr::new("10000000"),
+            ];
+            Daemon::prepare(program, &folder, &policy, &options)?
+        };
         let listeners = host::inside(&namespace, listeners)?;
         Ok(Self {
             daemon,
@@ -99,8 +115,8 @@ impl World {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("can't start a client")?;
         let input = child.stdin.take().context("the client has no input")?;
-        let output = BufReader::new(child.stdout.take().context("the client has no output")?);
-        let mut client = Client { child, input, output };
+        let output = Lines::of(child.stdout.take().context("the client has no output")?);
+        let client = Client { child, input, output };
         client.read_line()?;
         Ok(client)
     }
@@ -147,7 +163,7 @@ impl World {
 pub(super) struct Client {
     child: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    output: Lines,
 }
 
 /// What a client measured.
@@ -184,7 +200,6 @@ impl Client {
     }
 
     fn begin(&mut self, kind: &str, times: usize, addresses: &[SocketAddr]) -> Result<()> {
-        interrupt::check()?;
         let mut line = format!("{kind} {times}");
         for address in addresses {
             write!(line, " {address}")?;
@@ -192,12 +207,8 @@ impl Client {
         writeln!(self.input, "{line}").context("a client is gone")
     }
 
-    fn read_line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        if self.output.read_line(&mut line).context("can't read from a client")? == 0 {
-            bail!("a client ended");
-        }
-        Ok(line)
+    fn read_line(&self) -> Result<String> {
+        self.output.next(LINE_LIMIT)?.context("a client ended")
     }
 }
 
@@ -255,6 +266,7 @@ fn listeners() -> Result<Vec<TcpListener>> {
     let listen = |port| {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
             .with_context(|| format!("can't listen on port {port}"))?;
+        rustix::net::listen(&listener, BACKLOG)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     };

@@ -3,21 +3,16 @@
 //! In: where to run and where to connect. Out: a running program whose lines can be awaited.
 
 use std::{
-    io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, interrupt};
+use crate::{command, lines::Lines};
 
-/// How long any program may take.
+/// How long any program may be silent.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Between two looks at the interrupt flag.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// An event loop that ticks every 10 ms while one non-blocking connect is under way.
 pub(super) const EVENT_LOOP: &str = r#"
@@ -79,7 +74,7 @@ while True:
 /// A program under way; ended when dropped.
 pub(super) struct Program {
     child: Child,
-    lines: Receiver<String>,
+    lines: Lines,
     seen: Vec<String>,
 }
 
@@ -91,22 +86,13 @@ impl Program {
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         let child = command.spawn().with_context(|| format!("can't start `{shown}`"))?;
         drop(command);
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(reader).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { child, lines, seen: Vec::new() })
+        Ok(Self { child, lines: Lines::of(reader), seen: Vec::new() })
     }
 
     /// The next line that begins so; the lines before it are kept for `finish`.
     pub(super) fn await_line(&mut self, beginning: &str) -> Result<String> {
-        let end = Instant::now() + LIMIT;
         loop {
-            match self.next_line(end)? {
+            match self.next_line()? {
                 Some(line) if line.starts_with(beginning) => return Ok(line),
                 Some(_) => {}
                 None => bail!("it ended without `{beginning}`:\n{}", self.seen.join("\n")),
@@ -116,8 +102,7 @@ impl Program {
 
     /// Waits for its end: its exit status (None: a signal ended it), and all it wrote.
     pub(super) fn finish(mut self) -> Result<(Option<i32>, String)> {
-        let end = Instant::now() + LIMIT;
-        while self.next_line(end)?.is_some() {}
+        while self.next_line()?.is_some() {}
         let status = self.child.wait().context("can't wait for a program")?;
         let text = self.seen.join("\n");
         for line in text.lines().filter(|line| !line.starts_with("echo")) {
@@ -126,21 +111,19 @@ impl Program {
         Ok((status.code(), text))
     }
 
-    fn next_line(&mut self, end: Instant) -> Result<Option<String>> {
-        loop {
-            interrupt::check()?;
-            match self.lines.recv_timeout(LOOK) {
-                Ok(line) => {
-                    self.seen.push(line.clone());
-                    return Ok(Some(line));
-                }
-                Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) if Instant::now() >= end => {
-                    bail!("a program is silent for {LIMIT:?}:\n{}", self.seen.join("\n"))
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
+    fn next_line(&mut self) -> Result<Option<String>> {
+        let line = self.lines.next(LIMIT).with_context(|| {
+            format!(
+                "it wrote:
+{}",
+                self.seen.join(
+                    "
+"
+                )
+            )
+        })?;
+        self.seen.extend(line.clone());
+        Ok(line)
     }
 }
 

@@ -65,7 +65,7 @@ impl Stage {
         let other = cgroup.child("host")?;
         let yaml = policy::yaml(agent.selector_path());
         println!("\nthe policy:\n{yaml}");
-        let daemon = Daemon::prepare(program, &folder, &yaml, None)?;
+        let daemon = Daemon::prepare(program, &folder, &yaml, &[])?;
         let servers = start_servers(&other, &tools_side)?;
         Ok(Self {
             _servers: servers,
@@ -146,7 +146,7 @@ impl Stage {
             tool,
             "--for",
             lifetime,
-            "--principal",
+            "--on-behalf-of",
             "alice@example.com",
             "--task",
             "DEMO-1",

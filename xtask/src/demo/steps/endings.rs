@@ -131,7 +131,7 @@ pub(super) fn restarted_daemon_takes_over(stage: &mut Stage, report: &mut Report
 
 pub(super) fn detach_ends_enforcement(stage: &mut Stage, report: &mut Report) -> Result<()> {
     report.begin("detach ends enforcement, and an event says so");
-    println!("   $ agent-enforcer detach --reason 'end of the run'");
+    println!("   $ agent-enforcer detach --yes --reason 'end of the run'");
     stage.daemon.detach()?;
     let result = curl_result(&stage.curl(Place::Agent, STRANGER)?);
     let line = wait::for_answer("an event about the detach", super::EVENT_LIMIT, || {
