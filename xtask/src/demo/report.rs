@@ -51,6 +51,7 @@ impl Report {
     /// The demo could not go on.
     pub(super) fn broke_off(&mut self, error: &anyhow::Error) {
         let observed = format!("{error:#}");
+        println!("\nthe demo could not go on: {observed}");
         let step =
             Step { name: "broke_off", expected: "every step runs".to_owned(), observed, ok: false };
         self.steps.push(step);

@@ -6,7 +6,11 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::{
+    io::Errno,
+    mount::{UnmountFlags, unmount},
+    process::{Pid, Signal, kill_process},
+};
 
 use super::{cgroup, folder, network};
 
@@ -17,6 +21,7 @@ pub(crate) fn sweep(verb: &str) -> Result<()> {
         let entry = entry?;
         if is_left_over(&entry.file_name().to_string_lossy(), &prefix) {
             println!("removing what a killed run left: {}", entry.path().display());
+            end_processes(&entry.path())?;
             let bpffs = entry.path().join("bpffs");
             if bpffs.exists() {
                 // Not mounted is as good.
@@ -42,6 +47,27 @@ pub(crate) fn sweep(verb: &str) -> Result<()> {
         if is_left_over(&name, &prefix) {
             println!("removing what a killed run left: network namespace {name}");
             network::delete(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the processes whose command line names a file in the folder: the daemon of that run.
+fn end_processes(folder: &Path) -> Result<()> {
+    let inside = format!("{}/", folder.display());
+    for entry in fs::read_dir("/proc").context("can't look for processes")? {
+        let entry = entry?;
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        // A process may end meanwhile; then there is nothing to do.
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let names_it = words
+            .split(|byte| *byte == 0)
+            .any(|word| String::from_utf8_lossy(word).starts_with(&inside));
+        let Some(pid) = Pid::from_raw(pid).filter(|_| names_it) else { continue };
+        println!("ending what a killed run left: process {}", pid.as_raw_pid());
+        match kill_process(pid, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error).context("can't end it"),
         }
     }
     Ok(())
