@@ -1,2 +1,93 @@
-//! xtask
-fn main() {}
+//! `cargo xtask VERB`: sets up, builds, checks, tests, shows and measures agent-enforcer.
+//!
+//! In: a verb and its options. Out: what it did, and an exit status that is 0 only when all of it
+//! went well. CI runs the same verbs as people. Verbs that begin with `__` are the programs that
+//! the demo and the bench start in cgroups and network namespaces; nobody else calls them.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod build;
+mod ci;
+mod command;
+mod daemon;
+mod demo;
+mod host;
+mod interrupt;
+mod lines;
+mod lint;
+mod peer;
+mod setup;
+mod test;
+mod wait;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what building and testing need; safe to repeat
+    Setup(setup::Options),
+    /// Build the daemon with its kernel programs into target/release
+    Build,
+    /// Check format, lints, dependencies, scripts and documents
+    Lint,
+    /// Run every test that can run here and sum up
+    Test,
+    /// What CI runs: lint, then test
+    Ci,
+    /// Show enforcement step by step on this machine's kernel (needs root)
+    Demo(demo::Options),
+    /// Measure what enforcement costs (needs root)
+    Bench(bench::Options),
+    #[command(name = "__enter", hide = true)]
+    Enter(host::EnterOptions),
+    #[command(name = "__serve", hide = true)]
+    Serve(peer::ServeOptions),
+    #[command(name = "__client", hide = true)]
+    Client(peer::ClientOptions),
+    #[command(name = "__connector", hide = true)]
+    Connector(bench::ConnectorOptions),
+}
+
+/// For whom the result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// As for people, and one JSON document in the last line.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let Arguments { verb } = Arguments::parse();
+    let outcome = match verb {
+        Verb::Setup(options) => setup::run(&options),
+        Verb::Build => build::run().map(|_| ()),
+        Verb::Lint => lint::run(),
+        Verb::Test => test::run(),
+        Verb::Ci => ci::run(),
+        Verb::Demo(options) => demo::run(options),
+        Verb::Bench(options) => bench::run(options),
+        Verb::Enter(options) => host::enter(options),
+        Verb::Serve(options) => peer::serve(options),
+        Verb::Client(options) => peer::client(&options),
+        Verb::Connector(options) => bench::connector(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What enforcement costs, measured side by side in one run.
+//!
+//! In: root and a daemon. Out: a table, and with `--output json` one JSON document as the last
+//! line. Every row compares with the same process in the same minute, enforced and not, in
+//! alternating blocks; absolute times are only shown. Works in its own network namespace and below
+//! its own cgroup, on addresses that exist nowhere else. Never changes the machine's settings.
+
+mod connector;
+mod costs;
+mod decisions;
+mod report;
+mod stalls;
+mod statistics;
+mod world;
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+pub(crate) use self::connector::{Options as ConnectorOptions, run as connector};
+use self::{report::Report, world::World};
+use crate::{
+    Output, build, command, host, interrupt,
+    setup::{self, Scope},
+    workspace::Workspace,
+};
+
+/// Options of `cargo xtask bench`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// For whom the result is printed
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+    /// Measure these rows only
+    #[arg(long, value_enum, value_delimiter = ',')]
+    rows: Vec<RowId>,
+    /// Measure this daemon instead of building one
+    #[arg(long)]
+    daemon: Option<PathBuf>,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum RowId {
+    /// connect() of a process that is no agent's, against no programs
+    ConnectHostP50,
+    /// connect() with a verdict in the kernel, against no programs
+    ConnectCachedP50,
+    /// What an answered question adds to connect(), median
+    StallAddedP50,
+    /// What an answered question adds to connect(), 99th percentile
+    StallAddedP99,
+    /// Answers per second of processor time
+    DecisionsPerS,
+}
+
+/// Measures.
+pub(crate) fn run(options: Options) -> Result<()> {
+    let Options { output, rows, daemon } = options;
+    let daemon = match daemon {
+        Some(daemon) => daemon,
+        None => prepare()?,
+    };
+    if !command::is_root() {
+        // The build belongs to the user; only what follows needs root.
+        return command::again_as_root(arguments(&daemon, output, &rows));
+    }
+    host::sweep("bench")?;
+    interrupt::watch()?;
+    let wanted = |row: RowId| rows.is_empty() || rows.contains(&row);
+    let mut report = Report::default();
+    let outcome = measure(daemon, &wanted, &mut report);
+    report.finish(output)?;
+    outcome
+}
+
+fn measure(daemon: PathBuf, wanted: &dyn Fn(RowId) -> bool, report: &mut Report) -> Result<()> {
+    let mut world = World::build(daemon)?;
+    let measured = (|| {
+        world.daemon.start()?;
+        if wanted(RowId::ConnectHostP50) {
+            report.add(costs::host(&world)?);
+        }
+        if wanted(RowId::ConnectCachedP50) {
+            report.add(costs::cached(&world)?);
+        }
+        if wanted(RowId::StallAddedP50) || wanted(RowId::StallAddedP99) {
+            let (median, tail) = stalls::rows(&world)?;
+            for (id, row) in [(RowId::StallAddedP50, median), (RowId::StallAddedP99, tail)] {
+                if wanted(id) {
+                    report.add(row);
+                }
+            }
+        }
+        if wanted(RowId::DecisionsPerS) {
+            report.add(decisions::row(&world)?);
+        }
+        Ok(())
+    })();
+    if measured.is_err() {
+        println!("the daemon's last words:\n{}", world.daemon.last_words());
+    }
+    interrupt::cleaning_up();
+    measured
+}
+
+fn prepare() -> Result<PathBuf> {
+    let workspace = Workspace::find()?;
+    setup::ensure(&workspace, Scope::Test)?;
+    build::run()
+}
+
+fn arguments(daemon: &Path, output: Output, rows: &[RowId]) -> Vec<OsString> {
+    let output = match output {
+        Output::Text => "text",
+        Output::Json => "json",
+    };
+    let mut words: Vec<OsString> =
+        vec!["bench".into(), "--daemon".into(), daemon.into(), "--output".into(), output.into()];
+    for row in rows.iter().filter_map(ValueEnum::to_possible_value) {
+        words.extend(["--rows".into(), row.get_name().into()]);
+    }
+    words
+}

@@ -1,0 +1,104 @@
+//! The measured process: connects where it is told to, and tells how long each connect() took.
+//!
+//! In: lines `tcp TIMES ADDRESS...` and `udp TIMES ADDRESS...` on standard input. Out: for each
+//! line one line: the number of connects that failed, then each duration in ns, in order. Only
+//! connect() itself is timed. It allocates nothing and writes nothing while it measures.
+
+use std::{
+    io::{BufRead, Write, stdin, stdout},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use rustix::{
+    net::{
+        AddressFamily, SocketFlags, SocketType, connect, socket_with,
+        sockopt::{Timeout, set_socket_linger, set_socket_timeout},
+    },
+    thread::{CpuSet, sched_setaffinity},
+};
+
+/// A connect that takes so long measures nothing.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Options of the hidden verb `__connector`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Processor to stay on
+    #[arg(long)]
+    cpu: Option<usize>,
+}
+
+/// What to connect.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A handshake; closed by a reset, so that no port stays taken.
+    Tcp,
+    /// Nothing is sent.
+    Udp,
+}
+
+/// Measures until standard input ends.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(cpu) = options.cpu {
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        sched_setaffinity(None, &set).with_context(|| format!("can't stay on processor {cpu}"))?;
+    }
+    println!("ready");
+    for line in stdin().lock().lines() {
+        let line = line.context("can't read what to do")?;
+        let (kind, times, addresses) = parse(&line)?;
+        let mut nanos = Vec::with_capacity(times * addresses.len());
+        let mut failed = 0;
+        for _ in 0..times {
+            for address in &addresses {
+                let (took, connected) = once(kind, address)?;
+                nanos.push(took);
+                failed += usize::from(!connected);
+            }
+        }
+        let mut answer = failed.to_string();
+        for took in nanos {
+            answer.push(' ');
+            answer.push_str(&took.as_nanos().to_string());
+        }
+        writeln!(stdout().lock(), "{answer}").context("can't tell the result")?;
+    }
+    Ok(())
+}
+
+fn once(kind: Kind, address: &SocketAddr) -> Result<(Duration, bool)> {
+    let kind = match kind {
+        Kind::Tcp => SocketType::STREAM,
+        Kind::Udp => SocketType::DGRAM,
+    };
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket =
+        socket_with(family, kind, SocketFlags::CLOEXEC, None).context("can't make a socket")?;
+    if kind == SocketType::STREAM {
+        set_socket_linger(&socket, Some(Duration::ZERO)).context("can't set the linger time")?;
+        set_socket_timeout(&socket, Timeout::Send, Some(LIMIT)).context("can't set a limit")?;
+    }
+    let begin = Instant::now();
+    let outcome = connect(&socket, address);
+    let took = begin.elapsed();
+    if took >= LIMIT {
+        bail!("a connect to {address} took {took:?}: nobody answers there");
+    }
+    Ok((took, outcome.is_ok()))
+}
+
+fn parse(line: &str) -> Result<(Kind, usize, Vec<SocketAddr>)> {
+    let mut words = line.split(' ');
+    let kind = match words.next() {
+        Some("tcp") => Kind::Tcp,
+        Some("udp") => Kind::Udp,
+        Some(_) | None => bail!("unknown line: {line}"),
+    };
+    let times = words.next().context("a line has no number")?.parse().context("not a number")?;
+    let addresses = words.map(str::parse).collect::<Result<Vec<_>, _>>().context("no address")?;
+    Ok((kind, times, addresses))
+}

@@ -1,0 +1,149 @@
+//! How things end: a grant, the daemon, enforcement itself; and what the events say afterwards.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::{await_call_event, curl_result, mark, summary, text};
+use crate::{
+    demo::{
+        policy::{ARCHIVE, CALENDAR, STRANGER, TICKETS},
+        report::{Agreement, Report},
+        stage::{Place, Stage, finish},
+    },
+    wait,
+};
+
+/// Lifetime of the grant that is watched to its end.
+const LIFETIME: Duration = Duration::from_secs(2);
+/// How late the end of a flow may be seen: the client sends every 20 ms.
+const CUT_SLACK: Duration = Duration::from_millis(500);
+/// A heartbeat is stale before this, and a denial without a daemon comes at once after it.
+const STALE_LIMIT: Duration = Duration::from_secs(5);
+
+pub(super) fn expiry_cuts_the_live_flow_and_new_calls(
+    stage: &Stage,
+    report: &mut Report,
+) -> Result<()> {
+    report.begin("a grant of 2 s; a flow (a Rust client) lives until its end");
+    let mark_cut = mark(stage)?;
+    stage.grant("archive", "2s")?;
+    let granted = Instant::now();
+    let mut flow = stage.start_client("flow", ARCHIVE)?;
+    flow.await_line("echo")?;
+    let cut = flow.await_line("cut")?;
+    let after = granted.elapsed();
+    let echoes = finish(flow)?.text.lines().filter(|line| *line == "echo").count();
+    let in_time = after + CUT_SLACK >= LIFETIME && after <= LIFETIME + CUT_SLACK;
+    report.end(
+        "expiry_cuts_live_flow",
+        "cut with an error 2 s after the grant",
+        format!("{echoes} echoes, then `{cut}` after {} ms", after.as_millis()),
+        Agreement(in_time && cut.starts_with("cut E")),
+    );
+
+    report.begin("a new call after the expiry");
+    let denied = stage.client_get(ARCHIVE)?;
+    let event = await_call_event(stage, mark_cut, &[("outcome", "denied"), ("tool", "archive")])?;
+    println!("   | event: {}", summary(&event));
+    report.end(
+        "expiry_denies_new_calls",
+        "the call fails",
+        format!("{}: {}", denied.last_line(), text(&event, "reason")),
+        Agreement(denied.last_line().starts_with("failed E")),
+    );
+    Ok(())
+}
+
+pub(super) fn events_tell_the_story(stage: &Stage, report: &mut Report) -> Result<()> {
+    report.begin("the events, one line each: a denial, an allowed call, and all in short");
+    let lines = stage.daemon.event_lines()?;
+    for word in ["\"outcome\":\"denied\"", "\"outcome\":\"allowed\""] {
+        if let Some(line) = lines.iter().find(|line| line.contains(word)) {
+            println!("   | {line}");
+        }
+    }
+    let calls = stage.daemon.call_events()?;
+    for call in &calls {
+        println!("   | {}", summary(call));
+    }
+    let named = |call: &&Value, keys: &[&str]| keys.iter().all(|key| text(call, key) != "-");
+    let count = |outcome: &str, keys: &[&str]| {
+        let of_outcome = calls.iter().filter(|call| text(call, "outcome") == outcome);
+        let all = of_outcome.clone().count();
+        (all, of_outcome.filter(|call| named(call, keys)).count())
+    };
+    let (denied, denied_named) = count("denied", &["agent", "instance", "destination", "reason"]);
+    let keys = ["agent", "instance", "principal", "grant", "tool", "destination", "reason"];
+    let (allowed, allowed_named) = count("allowed", &keys);
+    report.end(
+        "events_name_everything",
+        "every denial names agent, instance, destination and reason; every allowed call also \
+         principal, grant and tool",
+        format!("{denied_named} of {denied} denials, {allowed_named} of {allowed} allowed calls"),
+        Agreement(denied > 0 && allowed > 0 && denied == denied_named && allowed == allowed_named),
+    );
+    Ok(())
+}
+
+pub(super) fn stopped_daemon_leaves_enforcement(
+    stage: &mut Stage,
+    report: &mut Report,
+) -> Result<()> {
+    report.begin("the daemon is stopped; the agent calls a granted tool, and one without a grant");
+    let pid = stage.daemon.pid()?;
+    println!("   $ kill -TERM {pid}");
+    let status = stage.daemon.stop()?;
+    let granted = curl_result(&stage.curl(Place::Agent, TICKETS)?);
+    let begin = Instant::now();
+    let ungranted = stage.client_get(ARCHIVE)?;
+    let took = begin.elapsed();
+    let host = curl_result(&stage.curl(Place::Host, STRANGER)?);
+    let denied = ungranted.last_line().starts_with("failed E") && took <= STALE_LIMIT;
+    report.end(
+        "stopped_daemon_leaves_enforcement",
+        "granted: HTTP 200; without a grant: fails; a host process: HTTP 200",
+        format!(
+            "daemon ended ({status}); granted: {granted}; without a grant: {}; host: {host}",
+            ungranted.last_line()
+        ),
+        Agreement(granted == "HTTP 200" && denied && host == "HTTP 200" && status.success()),
+    );
+    Ok(())
+}
+
+pub(super) fn restarted_daemon_takes_over(stage: &mut Stage, report: &mut Report) -> Result<()> {
+    report.begin("a new daemon takes over: its predecessor's grants, and the kernel's counters");
+    println!("   $ {}", crate::command::describe(&stage.daemon.run_command()));
+    let took = stage.daemon.start()?;
+    let status = stage.daemon.control(&["status"])?;
+    let down = status.pointer("/reasons/daemon_down").and_then(Value::as_u64).unwrap_or(0);
+    let granted = curl_result(&stage.curl(Place::Agent, CALENDAR)?);
+    report.end(
+        "restarted_daemon_takes_over",
+        "it counts the daemon_down denial, and the calendar grant still holds: HTTP 200",
+        format!("answers after {} ms; daemon_down: {down}; {granted}", took.as_millis()),
+        Agreement(down > 0 && granted == "HTTP 200"),
+    );
+    Ok(())
+}
+
+pub(super) fn detach_ends_enforcement(stage: &mut Stage, report: &mut Report) -> Result<()> {
+    report.begin("detach ends enforcement, and an event says so");
+    println!("   $ agent-enforcer detach --yes --reason 'end of the run'");
+    stage.daemon.detach()?;
+    let result = curl_result(&stage.curl(Place::Agent, STRANGER)?);
+    let line = wait::for_answer("an event about the detach", super::EVENT_LIMIT, || {
+        let lines = stage.daemon.event_lines()?;
+        Ok(lines.into_iter().rev().find(|line| line.to_lowercase().contains("detach")))
+    })?;
+    println!("   | {line}");
+    report.end(
+        "detach_ends_enforcement",
+        "the agent reaches what it was denied before: HTTP 200",
+        &result,
+        Agreement(result == "HTTP 200"),
+    );
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Every test that can run on this machine, with one honest sum at the end.
+//!
+//! In: the workspace's test packages. Out: the tests' own output, a table per suite, and
+//! `N passed, N failed, N skipped` as the last line. A suite whose exit status and output
+//! disagree has failed; what can't run here is counted as skipped, with its reason.
+
+mod libtest;
+mod scripts;
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
+
+use self::libtest::Tally;
+use crate::{
+    build, command,
+    setup::{self, Scope},
+    workspace::{KERNEL_PACKAGE, SYSTEM_TESTS, Workspace},
+};
+
+/// A suite and what came of it.
+struct Suite {
+    name: &'static str,
+    tally: Tally,
+}
+
+/// Runs every suite.
+pub(crate) fn run() -> Result<()> {
+    let workspace = Workspace::find()?;
+    setup::ensure(&workspace, Scope::Test)?;
+    build::run()?;
+    let mut suites = vec![
+        Suite { name: "T0 (no kernel)", tally: plain_tests(&workspace)? },
+        Suite { name: "T0 (scripts)", tally: scripts::run(&workspace)? },
+    ];
+    if workspace.has(SYSTEM_TESTS) {
+        suites.push(Suite { name: "T1 (whole system)", tally: system_tests(&workspace)? });
+    }
+    report(&suites)
+}
+
+fn plain_tests(workspace: &Workspace) -> Result<Tally> {
+    let mut cargo = workspace.cargo("test");
+    cargo.arg("--no-fail-fast");
+    let needs_kernel = |name: &&String| *name == SYSTEM_TESTS || *name == KERNEL_PACKAGE;
+    for package in workspace.default_members.iter().filter(|name| !needs_kernel(name)) {
+        cargo.args(["-p", package]);
+    }
+    tee(&mut cargo)
+}
+
+fn system_tests(workspace: &Workspace) -> Result<Tally> {
+    let mut cargo = workspace.cargo("test");
+    cargo.args(["--no-fail-fast", "-p", SYSTEM_TESTS, "--", "--test-threads=1"]);
+    cargo.env("AGENT_ENFORCER_BIN", workspace.daemon());
+    match root() {
+        Root::Already => {
+            cargo.arg("--include-ignored");
+        }
+        Root::Sudo => {
+            // Built as this user, run as root.
+            cargo.arg("--include-ignored").env(runner_variable()?, "sudo --preserve-env");
+        }
+        Root::No => println!("not root, and sudo asks for a password: these tests are skipped"),
+    }
+    tee(&mut cargo)
+}
+
+enum Root {
+    Already,
+    Sudo,
+    No,
+}
+
+fn root() -> Root {
+    if command::is_root() {
+        return Root::Already;
+    }
+    let sudo = command::find("sudo").is_some()
+        && command::capture(Command::new("sudo").args(["--non-interactive", "true"])).is_ok();
+    if sudo { Root::Sudo } else { Root::No }
+}
+
+/// The variable that tells cargo through which program to run what it built for this host.
+fn runner_variable() -> Result<String> {
+    let version = command::capture(Command::new("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.context("`rustc -vV` names no host")?;
+    Ok(format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_")))
+}
+
+/// Runs libtest programs, shows what they write and counts it.
+fn tee(cargo: &mut Command) -> Result<Tally> {
+    println!("\n  $ {}", command::describe(cargo));
+    // One pipe for both streams keeps cargo's headings and the results in order.
+    let (reader, writer) = std::io::pipe().context("can't make a pipe")?;
+    cargo.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut child = cargo.spawn().context("cargo can't be started")?;
+    // The builder holds the write end; without this the pipe never ends.
+    cargo.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut parser = libtest::Parser::default();
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line).context("can't read the tests' output")? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        print!("{text}");
+        parser.line(text.trim_end());
+        line.clear();
+    }
+    let status = child.wait().context("can't wait for cargo")?;
+    Ok(parser.finish(status.success()))
+}
+
+fn report(suites: &[Suite]) -> Result<()> {
+    let mut table = Table::new();
+    table.load_preset(UTF8_BORDERS_ONLY);
+    table.set_header(["suite", "passed", "failed", "skipped"]);
+    let mut sum = Tally::default();
+    for Suite { name, tally } in suites {
+        let Tally { passed, failed, skipped, failures, reasons } = tally;
+        table.add_row([
+            (*name).to_owned(),
+            passed.to_string(),
+            failed.to_string(),
+            skipped.to_string(),
+        ]);
+        sum.passed += passed;
+        sum.failed += failed;
+        sum.skipped += skipped;
+        sum.failures.extend(failures.iter().map(|failure| format!("{name}: {failure}")));
+        for (reason, count) in reasons {
+            *sum.reasons.entry(reason.clone()).or_default() += count;
+        }
+    }
+    println!("\n{table}");
+    print_reasons(&sum.reasons);
+    for failure in &sum.failures {
+        println!("failed: {failure}");
+    }
+    println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
+    if sum.failed > 0 {
+        bail!("{} tests failed", sum.failed);
+    }
+    if sum.passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(())
+}
+
+fn print_reasons(reasons: &BTreeMap<String, usize>) {
+    for (reason, count) in reasons {
+        println!("skipped {count}: {reason}");
+    }
+}
