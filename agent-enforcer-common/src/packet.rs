@@ -37,17 +37,17 @@ impl Packet {
     /// Reads the headers. `interface` is the index of the interface it leaves by.
     #[inline(always)]
     pub fn parse(packet: &impl Load, interface: u32) -> Result<Self, Reason> {
-        let [first] = packet.load::<1>(0).ok_or(Reason::MalformedPacket)?;
-        match first >> 4 {
-            4 => Self::parse_v4(packet),
+        // Every packet that can be judged is longer; one read has all of IPv4 without options.
+        let start = packet.load::<24>(0).ok_or(Reason::MalformedPacket)?;
+        match start[0] >> 4 {
+            4 => Self::parse_v4(&start),
             6 => Self::parse_v6(packet, interface),
             _ => Err(Reason::MalformedPacket),
         }
     }
 
     #[inline(always)]
-    fn parse_v4(packet: &impl Load) -> Result<Self, Reason> {
-        let header = packet.load::<20>(0).ok_or(Reason::MalformedPacket)?;
+    fn parse_v4(header: &[u8; 24]) -> Result<Self, Reason> {
         if header[0] & 0x0f != 5 {
             return Err(Reason::SourceRoute);
         }
@@ -55,18 +55,40 @@ impl Packet {
         if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
             return Err(Reason::MalformedPacket);
         }
+        let port = match header[9] {
+            PROTOCOL_TCP | PROTOCOL_UDP => u16::from_be_bytes([header[22], header[23]]),
+            _ => return Err(Reason::ProtocolNotAllowed),
+        };
         let length = u32::from(u16::from_be_bytes([header[2], header[3]]));
         let octets = [header[16], header[17], header[18], header[19]];
-        let port = port(packet, header[9], 20)?;
         let destination = Destination::v4(octets, port, header[9]);
         Ok(Self { destination, transport: 20, length })
     }
 
     #[inline(always)]
     fn parse_v6(packet: &impl Load, interface: u32) -> Result<Self, Reason> {
-        let header = packet.load::<40>(0).ok_or(Reason::MalformedPacket)?;
+        let header = packet.load::<44>(0).ok_or(Reason::MalformedPacket)?;
         let length = 40 + u32::from(u16::from_be_bytes([header[4], header[5]]));
-        let mut protocol = header[6];
+        let mut octets = [0; 16];
+        let mut position = 0;
+        while position < 16 {
+            octets[position] = header[24 + position];
+            position += 1;
+        }
+        let (protocol, transport, port) = match header[6] {
+            PROTOCOL_TCP | PROTOCOL_UDP => {
+                (header[6], 40, u16::from_be_bytes([header[42], header[43]]))
+            }
+            next => Self::behind_extensions(packet, next)?,
+        };
+        let destination = Destination::v6(octets, interface, port, protocol);
+        Ok(Self { destination, transport, length })
+    }
+
+    /// Protocol, offset and port of a transport header behind extension headers.
+    #[inline(always)]
+    fn behind_extensions(packet: &impl Load, next: u8) -> Result<(u8, u32, u16), Reason> {
+        let mut protocol = next;
         let mut transport = 40;
         let mut extension = 0;
         while extension < EXTENSION_LIMIT {
@@ -82,15 +104,7 @@ impl Packet {
             }
             extension += 1;
         }
-        let port = port(packet, protocol, transport)?;
-        let mut octets = [0; 16];
-        let mut position = 0;
-        while position < 16 {
-            octets[position] = header[24 + position];
-            position += 1;
-        }
-        let destination = Destination::v6(octets, interface, port, protocol);
-        Ok(Self { destination, transport, length })
+        Ok((protocol, transport, port(packet, protocol, transport)?))
     }
 
     /// Whether it is a TCP reset that carries nothing.

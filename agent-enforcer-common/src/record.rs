@@ -85,6 +85,8 @@ impl Hook {
 
 /// [`CallRecord::flags`]: the flow was admitted before and is decided again.
 pub const CALL_LIVE_FLOW: u8 = 1;
+/// [`CallRecord::flags`]: the kernel side does not know the image's identity (any more).
+pub const CALL_UNATTESTED: u8 = 2;
 
 /// First bytes of every record.
 #[derive(Clone, Copy, Debug)]

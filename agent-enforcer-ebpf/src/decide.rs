@@ -1,10 +1,11 @@
 //! May this program image talk to this destination?
 //!
-//! Questions, in order: is its identity attested; is there an exact verdict of the generation in
-//! force; is the destination below a prefix granted to the instance or the agent. All keys are
-//! the kernel's own (image and instance numbers given at fork and exec, the address that the
-//! protocol will use), and only the daemon writes the answers. What is not answered is not
-//! allowed: the caller asks or denies.
+//! Questions, in order: is there an exact verdict of the generation in force (it was made for an
+//! attested image; refusing one begins a new generation); is the image attested; is the
+//! destination below a prefix granted to the instance or the agent. All keys are the kernel's own
+//! (image and instance numbers given at fork and exec, the address that the protocol will use),
+//! and only the daemon writes the answers. What is not answered is not allowed: the caller asks
+//! or denies.
 
 use agent_enforcer_common::{
     id::{GrantId, ToolId},
@@ -68,16 +69,6 @@ pub(crate) fn look_up<const CURRENT: bool>(
     purpose: Purpose,
     now_ns: u64,
 ) -> Answer {
-    let Some(identity) = identities::get(&case.tag.exec) else {
-        return Answer::Unknown { attested: false };
-    };
-    if identity.reason != Reason::None.raw() {
-        return Answer::Deny(Refusal {
-            reason: identity.reason,
-            grant: GrantId::NONE,
-            tool: ToolId::NONE,
-        });
-    }
     let generation = state::generation();
     let key = VerdictKey { exec: case.tag.exec, destination: case.destination };
     if let Some(verdict) = verdicts::exact(&key, generation, now_ns) {
@@ -107,6 +98,16 @@ pub(crate) fn look_up<const CURRENT: bool>(
             }
             None => return Answer::Deny(Refusal::new(Reason::Internal)),
         }
+    }
+    let Some(identity) = identities::get(&case.tag.exec) else {
+        return Answer::Unknown { attested: false };
+    };
+    if identity.reason != Reason::None.raw() {
+        return Answer::Deny(Refusal {
+            reason: identity.reason,
+            grant: GrantId::NONE,
+            tool: ToolId::NONE,
+        });
     }
     let port = case.destination.port();
     let permit =

@@ -12,7 +12,7 @@ use agent_enforcer_common::{
 
 use crate::{
     decide::{Answer, Permit, Purpose, Refusal, look_up},
-    maps::{counters, profiles},
+    maps::counters,
     report::{self, Case},
     stall::{self, Asked, Patience},
 };
@@ -55,10 +55,11 @@ pub(crate) enum Judgement {
 #[inline(always)]
 pub(crate) fn judge<const CURRENT: bool>(
     case: &Case<CURRENT>,
+    profile: Option<AgentProfile>,
     past: Past,
     patience: Patience,
 ) -> Judgement {
-    let Some(profile) = profiles::get(&case.tag.agent) else {
+    let Some(profile) = profile else {
         return Judgement::Deny {
             refusal: Refusal::new(Reason::AgentUnknown),
             source: Source::Hook,
@@ -75,9 +76,9 @@ pub(crate) fn judge<const CURRENT: bool>(
         Answer::Unknown { attested } if attested && denies_on_miss(profile) && !audit => {
             Judgement::Deny { refusal: Refusal::new(Reason::NoGrant), source: Source::Hook }
         }
-        Answer::Unknown { .. } => {
+        Answer::Unknown { attested } => {
             let patience = if audit { Patience::Ask } else { patience };
-            match stall::ask(case, past.purpose, patience, past.grant) {
+            match stall::ask(case, past.purpose, patience, past.grant, attested) {
                 Asked::Answered(Answer::Allow(permit)) => Judgement::Allow { permit, source: Source::Daemon },
                 Asked::Answered(Answer::Deny(_) | Answer::Unknown { .. }) | Asked::Open if audit => {
                     Judgement::Watched

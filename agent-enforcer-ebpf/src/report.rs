@@ -8,7 +8,7 @@ use agent_enforcer_common::{
     destination::Destination,
     id::{GrantId, RequestId, ToolId},
     process::ProcessTag,
-    record::{CallRecord, Counter, Hook, ProcessFacts, ProcessRecord, RecordHeader, RecordKind},
+    record::{CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord, RecordHeader, RecordKind},
 };
 use aya_ebpf::{
     helpers::{
@@ -90,7 +90,12 @@ fn write_call<const CURRENT: bool>(
     // SAFETY: reserved memory of this size; every field is written before the record is submitted.
     let record = unsafe { &mut *entry.as_mut_ptr() };
     write_header::<CallRecord>(&mut record.header, kind);
-    write_facts::<CURRENT>(&mut record.process, case.tgid, &case.tag);
+    if kind as u32 == RecordKind::Allowed as u32 {
+        // The daemon knows the images that it allows.
+        write_facts::<false>(&mut record.process, case.tgid, &case.tag);
+    } else {
+        write_facts::<CURRENT>(&mut record.process, case.tgid, &case.tag);
+    }
     record.destination = case.destination;
     record.request = request;
     record.socket_cookie = case.socket_cookie;
@@ -105,11 +110,19 @@ fn write_call<const CURRENT: bool>(
 
 /// Asks the daemon; false when the ring is full.
 #[inline(always)]
-pub(crate) fn ask<const CURRENT: bool>(case: &Case<CURRENT>, grant: GrantId) -> bool {
+pub(crate) fn ask<const CURRENT: bool>(
+    case: &Case<CURRENT>,
+    grant: GrantId,
+    attested: bool,
+) -> bool {
     let Some(mut entry) = ring::reserve::<CallRecord>() else { return false };
     counters::count(Counter::Requests);
     let request = RequestId::new(state::next_id());
     write_call(&mut entry, RecordKind::Request, case, request, 0, grant, ToolId::NONE);
+    if !attested {
+        // SAFETY: as in `write_call`.
+        unsafe { (*entry.as_mut_ptr()).flags |= CALL_UNATTESTED };
+    }
     ring::submit(entry);
     true
 }

@@ -45,6 +45,7 @@ pub(crate) fn ask<const CURRENT: bool>(
     purpose: Purpose,
     patience: Patience,
     grant: GrantId,
+    attested: bool,
 ) -> Asked {
     let now_ns = report::now_ns();
     if !state::daemon_alive(now_ns) {
@@ -53,7 +54,7 @@ pub(crate) fn ask<const CURRENT: bool>(
     if !instances::may_ask(case.tag.instance, now_ns) {
         return Asked::NotAsked(Reason::RateLimited);
     }
-    if !report::ask(case, grant) {
+    if !report::ask(case, grant, attested) {
         return Asked::NotAsked(Reason::RingFull);
     }
     if patience == Patience::Ask || !wait(case) {

@@ -2,7 +2,7 @@
 
 use agent_enforcer_common::{
     NEVER_NS,
-    config::PROFILE_AUDIT,
+    config::{AgentProfile, PROFILE_AUDIT},
     destination::{Destination, PROTOCOL_TCP, PROTOCOL_UDP},
     id::{AgentId, GrantId, ToolId},
     process::ProcessTag,
@@ -67,6 +67,8 @@ pub(crate) fn transport(kind: u32, protocol: u32) -> Option<Transport> {
 /// A call of an agent's process with an address.
 pub(crate) struct Call {
     pub(crate) case: Case<true>,
+    /// `None`: not in the policy.
+    pub(crate) profile: Option<AgentProfile>,
     pub(crate) sock_addr: *mut bpf_sock_addr,
     pub(crate) sk: *mut bpf_sock,
     pub(crate) transport: Transport,
@@ -112,7 +114,10 @@ pub(crate) fn open(
         }
     }
     match transport(kind, protocol) {
-        Some(transport) => Ok(Call { case, sock_addr, sk, transport }),
+        Some(transport) => {
+            let profile = profiles::get(&case.tag.agent);
+            Ok(Call { case, profile, sock_addr, sk, transport })
+        }
         None => Err(deny(&case, &Refusal::new(Reason::ProtocolNotAllowed), false)),
     }
 }
@@ -150,13 +155,14 @@ impl Call {
     /// hands.
     #[inline(always)]
     pub(crate) fn claim(&self, tag: &mut SocketTag) {
-        claim(tag, &self.case);
+        claim(tag, self.case.tgid, &self.case.tag);
+        tag.netns_cookie = self.case.netns_cookie;
     }
 
     /// Sets the agent's `SO_MARK`, where its policy names one.
     #[inline(always)]
     pub(crate) fn mark_socket(&self) {
-        if let Some(profile) = profiles::get(&self.case.tag.agent)
+        if let Some(profile) = self.profile
             && profile.socket_mark != 0
         {
             let mut mark = profile.socket_mark;
@@ -183,12 +189,11 @@ impl Call {
 
 /// Writes who uses the socket.
 #[inline(always)]
-pub(crate) fn claim(tag: &mut SocketTag, case: &Case<true>) {
-    tag.instance = case.tag.instance;
-    tag.exec = case.tag.exec;
-    tag.agent = case.tag.agent;
-    tag.tgid = case.tgid;
-    tag.netns_cookie = case.netns_cookie;
+pub(crate) fn claim(tag: &mut SocketTag, tgid: u32, process: &ProcessTag) {
+    tag.instance = process.instance;
+    tag.exec = process.exec;
+    tag.agent = process.agent;
+    tag.tgid = tgid;
     tag.grant = GrantId::NONE;
     tag.flags = 0;
 }

@@ -87,7 +87,7 @@ fn connect(call: &Call) -> CallOutcome {
         call.mark_socket();
         return CallOutcome::Pass;
     }
-    match judge(&call.case, Past::NONE, Patience::Wait) {
+    match judge(&call.case, call.profile, Past::NONE, Patience::Wait) {
         Judgement::Allow { permit, source } => {
             call.claim(tag);
             call::admit(tag, &call.case.destination, &permit);

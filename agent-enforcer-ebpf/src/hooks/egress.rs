@@ -7,6 +7,7 @@
 //! an open decision are lost without an error.
 
 use agent_enforcer_common::{
+    NEVER_NS,
     destination::{Destination, PROTOCOL_UDP},
     id::GrantId,
     packet::{Load, Packet},
@@ -16,7 +17,7 @@ use agent_enforcer_common::{
 };
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
-    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
+    helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes},
     programs::SkBuffContext,
 };
 
@@ -24,7 +25,7 @@ use super::call;
 use crate::{
     decide::{Answer, Purpose, Refusal, look_up},
     judge::{Judgement, Past, Source, judge},
-    maps::{counters, processes, state, tags},
+    maps::{counters, processes, profiles, state, tags},
     report::{self, Case},
     stall::{ASK_AGAIN_NS, Patience},
 };
@@ -63,12 +64,8 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> PacketOutcome {
     if sk.is_null() {
         return PacketOutcome::Pass;
     }
-    // SAFETY: the socket of the context, just checked.
-    let sk = unsafe { bpf_sk_fullsock(sk) };
-    if sk.is_null() {
-        return PacketOutcome::Pass;
-    }
-    // SAFETY: as above.
+    // SAFETY: the socket of the context, just checked. Sockets that are none yet or no more have
+    // no storage (net/core/bpf_sk_storage.c `bpf_sk_storage_get` asks `sk_fullsock`).
     let Some(tag) = (unsafe { tags::get(sk) }) else { return PacketOutcome::Pass };
     // SAFETY: a plain field of the context.
     let interface = unsafe { core::ptr::read_volatile(&raw const (*skb).ifindex) };
@@ -103,9 +100,7 @@ impl Flow {
         let state = if same { FlowState::from_raw(self.tag.state) } else { None };
         let current = self.tag.generation == state::generation();
         match state {
-            Some(FlowState::Allowed) if current && report::now_ns() < self.tag.expires_ns => {
-                PacketOutcome::Pass
-            }
+            Some(FlowState::Allowed) if current && lives(self.tag) => PacketOutcome::Pass,
             // It ended; a new grant is for new calls.
             Some(FlowState::Ended) => {
                 counters::count_reason(self.tag.reason);
@@ -147,7 +142,8 @@ impl Flow {
             };
         }
         let patience = if is_udp(&destination) { Patience::Wait } else { Patience::Ask };
-        match judge(&case, past, patience) {
+        let profile = profiles::get(&case.tag.agent);
+        match judge(&case, profile, past, patience) {
             Judgement::Allow { permit, source } => {
                 call::admit(self.tag, &destination, &permit);
                 if source != Source::Daemon && !live && !pending {
@@ -229,6 +225,12 @@ fn refuse(case: &Case<false>, refusal: &Refusal, told: Told) -> PacketOutcome {
         Told::No => report::denied(case, refusal),
     }
     PacketOutcome::Drop
+}
+
+/// Standing tools need no look at the clock.
+#[inline(always)]
+fn lives(tag: &SocketTag) -> bool {
+    tag.expires_ns == NEVER_NS || report::now_ns() < tag.expires_ns
 }
 
 #[inline(always)]

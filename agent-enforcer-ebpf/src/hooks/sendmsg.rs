@@ -57,7 +57,7 @@ fn sendmsg(call: &Call) -> CallOutcome {
     if asked && let Answer::Unknown { .. } = look_up(&call.case, Purpose::NewCall, report::now_ns()) {
         return undecided(call);
     }
-    match judge(&call.case, Past::NONE, Patience::Wait) {
+    match judge(&call.case, call.profile, Past::NONE, Patience::Wait) {
         Judgement::Allow { permit, source } => {
             call.claim(tag);
             call::admit(tag, destination, &permit);

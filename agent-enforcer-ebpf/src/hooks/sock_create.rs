@@ -41,8 +41,8 @@ pub(crate) fn sock_create(ctx: &SockContext) -> CallOutcome {
             core::ptr::read_volatile(&raw const (*sock).protocol),
         )
     };
-    let mut case = Case {
-        tag: ProcessTag::default(),
+    let case = |tag: ProcessTag| Case {
+        tag,
         destination: Destination::without_peer(protocol as u8),
         // SAFETY: the context of a socket hook (5.12).
         socket_cookie: unsafe { bpf_get_socket_cookie(sock.cast()) },
@@ -52,20 +52,18 @@ pub(crate) fn sock_create(ctx: &SockContext) -> CallOutcome {
         hook: Hook::SocketCreate,
         flags: 0,
     };
-    match standing {
-        Standing::Agent(tag) => case.tag = tag,
-        Standing::Stranger | Standing::Untracked => {
-            return call::deny(&case, &Refusal::new(Reason::ProcessTableFull), false);
-        }
-    }
+    let Standing::Agent(process) = standing else {
+        let case = case(ProcessTag::default());
+        return call::deny(&case, &Refusal::new(Reason::ProcessTableFull), false);
+    };
     if transport(kind, protocol).is_none() {
-        return call::deny(&case, &Refusal::new(Reason::ProtocolNotAllowed), false);
+        return call::deny(&case(process), &Refusal::new(Reason::ProtocolNotAllowed), false);
     }
     // SAFETY: the context of this hook is the socket itself (net/core/bpf_sk_storage.c, 5.9).
     let Some(tag) = (unsafe { tags::get_or_create(sock) }) else {
-        return call::deny(&case, &Refusal::new(Reason::TagFailed), false);
+        return call::deny(&case(process), &Refusal::new(Reason::TagFailed), false);
     };
-    call::claim(tag, &case);
+    call::claim(tag, tgid, &process);
     tag.state = FlowState::Fresh as u8;
     CallOutcome::Pass
 }

@@ -10,7 +10,7 @@ use agent_enforcer_common::{
     destination::PROTOCOL_TCP,
     id::{GrantId, ToolId},
     reason::Reason,
-    record::{CALL_LIVE_FLOW, CallRecord, Hook, ProcessFacts},
+    record::{CALL_LIVE_FLOW, CALL_UNATTESTED, CallRecord, Hook, ProcessFacts},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -103,9 +103,10 @@ impl Engine {
                 return passing(reason);
             }
             ImageStanding::Attested => {
-                // The kernel side may have forgotten it.
-                let written = self.verdicts.identify(record.process.exec, None);
-                self.check(written);
+                if record.flags & CALL_UNATTESTED != 0 {
+                    let written = self.verdicts.identify(record.process.exec, None);
+                    self.check(written);
+                }
             }
         }
         let Some(agent) = self.policy.agent(&name) else {

@@ -267,6 +267,8 @@ impl Engine {
         }
         let instance = facts.instance;
         self.tell(DaemonEvent::IdentityRefused { agent, instance, process, reason });
+        // Verdicts that were made for its images end with the generation.
+        self.recompile();
     }
 
     fn remember(
