@@ -15,10 +15,11 @@ mod world;
 
 use std::{
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 pub(crate) use self::connector::{Options as ConnectorOptions, run as connector};
@@ -80,6 +81,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
 }
 
 fn measure(daemon: PathBuf, wanted: &dyn Fn(RowId) -> bool, report: &mut Report) -> Result<()> {
+    warn_if_busy()?;
     let mut world = World::build(daemon)?;
     let measured = (|| {
         world.daemon.start()?;
@@ -113,6 +115,19 @@ fn prepare() -> Result<PathBuf> {
     let workspace = Workspace::find()?;
     setup::ensure(&workspace, Scope::Test)?;
     build::run()
+}
+
+/// Whoever competes for the processors is in the numbers, above all in the tails.
+fn warn_if_busy() -> Result<()> {
+    let text = fs::read_to_string("/proc/loadavg").context("can't read the load")?;
+    let load: f64 = text.split(' ').next().unwrap_or_default().parse().context("no load")?;
+    let processors = std::thread::available_parallelism().context("can't count processors")?;
+    if load > 0.5 {
+        println!(
+            "the machine is busy (load {load} on {processors} processors): expect worse numbers"
+        );
+    }
+    Ok(())
 }
 
 fn arguments(daemon: &Path, output: Output, rows: &[RowId]) -> Vec<OsString> {

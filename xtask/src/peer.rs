@@ -41,6 +41,8 @@ enum ClientVerb {
         /// The server
         to: SocketAddr,
     },
+    /// One HTTP request to each address that standard input names, for as long as it does
+    Obey,
 }
 
 /// Serves until it is ended.
@@ -54,6 +56,7 @@ pub(crate) fn client(options: &ClientOptions) -> Result<()> {
     match options.verb {
         ClientVerb::Get { to } => client::get(to),
         ClientVerb::Flow { to } => client::flow(to)?,
+        ClientVerb::Obey => client::obey()?,
     }
     Ok(())
 }
@@ -69,6 +72,7 @@ fn error_name(error: &io::Error) -> String {
         Some(rustix::io::Errno::PIPE) => "EPIPE",
         Some(rustix::io::Errno::TIMEDOUT) => "ETIMEDOUT",
         Some(rustix::io::Errno::AGAIN) => "EAGAIN",
+        Some(rustix::io::Errno::INPROGRESS) => "silence",
         Some(_) | None => return error.to_string(),
     };
     name.to_owned()

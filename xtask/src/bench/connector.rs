@@ -1,8 +1,8 @@
 //! The measured process: connects where it is told to, and tells how long each connect() took.
 //!
 //! In: lines `tcp TIMES ADDRESS...` and `udp TIMES ADDRESS...` on standard input. Out: for each
-//! line one line: the number of connects that failed, then each duration in ns, in order. Only
-//! connect() itself is timed. It allocates nothing and writes nothing while it measures.
+//! line one line: the number of calls that failed, then each duration in ns, in order. Only the
+//! connect() or sendto() itself is timed. It writes nothing while it measures.
 
 use std::{
     io::{BufRead, Write, stdin, stdout},
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use rustix::{
     net::{
-        AddressFamily, SocketFlags, SocketType, connect, socket_with,
+        AddressFamily, SendFlags, SocketFlags, SocketType, connect, sendto, socket_with,
         sockopt::{Timeout, set_socket_linger, set_socket_timeout},
     },
     thread::{CpuSet, sched_setaffinity},
@@ -34,9 +34,9 @@ pub(crate) struct Options {
 /// What to connect.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// A handshake; closed by a reset, so that no port stays taken.
+    /// connect(), and a reset at once, so that no port stays taken.
     Tcp,
-    /// Nothing is sent.
+    /// sendto(), never blocking.
     Udp,
 }
 
@@ -71,22 +71,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn once(kind: Kind, address: &SocketAddr) -> Result<(Duration, bool)> {
-    let kind = match kind {
-        Kind::Tcp => SocketType::STREAM,
-        Kind::Udp => SocketType::DGRAM,
-    };
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket =
-        socket_with(family, kind, SocketFlags::CLOEXEC, None).context("can't make a socket")?;
-    if kind == SocketType::STREAM {
-        set_socket_linger(&socket, Some(Duration::ZERO)).context("can't set the linger time")?;
-        set_socket_timeout(&socket, Timeout::Send, Some(LIMIT)).context("can't set a limit")?;
-    }
-    let begin = Instant::now();
-    let outcome = connect(&socket, address);
+    let (form, flags) = match kind {
+        Kind::Tcp => (SocketType::STREAM, SocketFlags::CLOEXEC),
+        Kind::Udp => (SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK),
+    };
+    let socket = socket_with(family, form, flags, None).context("can't make a socket")?;
+    let (begin, outcome) = match kind {
+        Kind::Tcp => {
+            set_socket_linger(&socket, Some(Duration::ZERO)).context("can't set linger")?;
+            set_socket_timeout(&socket, Timeout::Send, Some(LIMIT)).context("can't set a limit")?;
+            (Instant::now(), connect(&socket, address))
+        }
+        Kind::Udp => {
+            let begin = Instant::now();
+            (begin, sendto(&socket, b"x", SendFlags::empty(), address).map(|_| ()))
+        }
+    };
     let took = begin.elapsed();
     if took >= LIMIT {
-        bail!("a connect to {address} took {took:?}: nobody answers there");
+        bail!("a call to {address} took {took:?}: nobody answers there");
     }
     Ok((took, outcome.is_ok()))
 }

@@ -25,6 +25,7 @@ const QUESTIONS: usize = 2000;
 pub(super) fn row(world: &World) -> Result<Row> {
     let pid = world.daemon.pid()?;
     let mut rates = Vec::new();
+    let mut late = 0;
     for _ in 0..ROUNDS {
         let mut clients: Vec<Client> =
             (0..CLIENTS).map(|_| world.client(Place::Agent)).collect::<Result<_>>()?;
@@ -34,17 +35,20 @@ pub(super) fn row(world: &World) -> Result<Row> {
             client.begin_udp(&asked(0, QUESTIONS))?;
         }
         for client in &mut clients {
-            let samples = client.end()?;
-            if samples.failed > 0 {
-                bail!("{} of {QUESTIONS} questions were denied", samples.failed);
-            }
+            // A datagram whose answer comes late fails with EAGAIN; its question counts.
+            late += client.end()?.failed;
         }
         let took = processor_seconds(pid)? - time;
         let answered = u32::try_from(world.questions()? - questions)?;
+        if answered == 0 {
+            bail!("no datagram of an agent led to a question");
+        }
         rates.push(f64::from(answered) / took);
     }
     let rates = Sorted::new(rates);
-    let note = format!("{CLIENTS} processes asking, {QUESTIONS} each; by the daemon's own time");
+    let note = format!(
+        "{CLIENTS} processes asking, {QUESTIONS} datagrams each; by the daemon's own time; {late} came late"
+    );
     let runs = (rates.count(), rates.spread());
     let reach = Reach::AtLeast(100_000.0);
     Ok(Row::new("decisions_per_s", Unit::PerSecond, reach, rates.median(), runs, note))

@@ -1,7 +1,7 @@
 //! The table, and its form for programs.
 
 use anyhow::Result;
-use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
+use comfy_table::{ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
 use serde::Serialize;
 
 use crate::Output;
@@ -78,7 +78,7 @@ impl Report {
     /// Prints. A row out of its reach is a result, not an error.
     pub(super) fn finish(&self, output: Output) -> Result<()> {
         let mut table = Table::new();
-        table.load_preset(UTF8_BORDERS_ONLY);
+        table.load_preset(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_header(["row", "value", "reach", "", "runs", "spread", "how"]);
         for Row { id, value, unit, reach, ok, runs, spread, note } in &self.rows {
             let (value, reach, spread) = match unit {

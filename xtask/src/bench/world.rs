@@ -180,7 +180,7 @@ impl Client {
         self.measure("tcp", times, addresses)
     }
 
-    /// Asks for more datagram sockets' peers, without waiting for the answer.
+    /// Begins to send a datagram to each address.
     pub(super) fn begin_udp(&mut self, addresses: &[SocketAddr]) -> Result<()> {
         self.begin("udp", 1, addresses)
     }

@@ -3,13 +3,14 @@
 //! In: where to run and where to connect. Out: a running program whose lines can be awaited.
 
 use std::{
-    process::{Child, Command, Stdio},
+    io::Write,
+    process::{Child, ChildStdin, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, lines::Lines};
+use crate::{command, interrupt, lines::Lines};
 
 /// How long any program may be silent.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -47,33 +48,35 @@ print(f"done {answer}, {ticks} ticks, longest pause {longest * 1000:.0f} ms", fl
 
 /// One datagram there and back; tries again while the decision is open (EAGAIN).
 pub(super) const DATAGRAM: &str = r#"
-import errno, socket, sys, time
+import errno, select, socket, sys, time
 
 host, port = sys.argv[1], int(sys.argv[2])
 sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-sock.settimeout(2)
+sock.setblocking(False)
 end = time.monotonic() + 10
+again = 0
 while True:
     try:
         sock.sendto(b"ping", (host, port))
-        print("done", sock.recvfrom(100)[0].decode(), flush=True)
+        answered = select.select([sock], [], [], 2)[0]
+        answer = "done " + sock.recv(100).decode() if answered else "failed silence"
         break
     except BlockingIOError:
+        again += 1
         if time.monotonic() > end:
-            print("failed EAGAIN", flush=True)
+            answer = "failed EAGAIN"
             break
         time.sleep(0.02)
-    except socket.timeout:
-        print("failed silence", flush=True)
-        break
     except OSError as error:
-        print("failed", errno.errorcode.get(error.errno, error.errno), flush=True)
+        answer = f"failed {errno.errorcode.get(error.errno, error.errno)}"
         break
+print(f"{answer}, {again} times EAGAIN before", flush=True)
 "#;
 
 /// A program under way; ended when dropped.
 pub(super) struct Program {
     child: Child,
+    input: Option<ChildStdin>,
     lines: Lines,
     seen: Vec<String>,
 }
@@ -83,10 +86,26 @@ impl Program {
     pub(super) fn start(mut command: Command, shown: &str) -> Result<Self> {
         println!("   $ {shown}");
         let (reader, writer) = std::io::pipe().context("can't make a pipe")?;
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-        let child = command.spawn().with_context(|| format!("can't start `{shown}`"))?;
+        command.stdin(Stdio::piped()).stdout(writer.try_clone()?).stderr(writer);
+        let mut child = command.spawn().with_context(|| format!("can't start `{shown}`"))?;
         drop(command);
-        Ok(Self { child, lines: Lines::of(reader), seen: Vec::new() })
+        let input = child.stdin.take();
+        Ok(Self { child, input, lines: Lines::of(reader), seen: Vec::new() })
+    }
+
+    /// Tells it one line and awaits one in return; silence is an answer, too.
+    pub(super) fn ask(&mut self, line: &str, limit: Duration) -> Result<String> {
+        println!("   > {line}");
+        let input = self.input.as_mut().context("its input is closed")?;
+        writeln!(input, "{line}").context("it no longer reads")?;
+        let answer = if let Ok(answer) = self.lines.next(limit) {
+            answer.context("it ended without an answer")?
+        } else {
+            interrupt::check()?;
+            format!("no answer within {limit:?}")
+        };
+        println!("   | {answer}");
+        Ok(answer)
     }
 
     /// The next line that begins so; the lines before it are kept for `finish`.
@@ -102,6 +121,7 @@ impl Program {
 
     /// Waits for its end: its exit status (None: a signal ended it), and all it wrote.
     pub(super) fn finish(mut self) -> Result<(Option<i32>, String)> {
+        drop(self.input.take());
         while self.next_line()?.is_some() {}
         let status = self.child.wait().context("can't wait for a program")?;
         let text = self.seen.join("\n");

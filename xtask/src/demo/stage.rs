@@ -95,6 +95,13 @@ impl Stage {
         Program::start(command, &format!("rust-client {verb} {to}   # the agent"))
     }
 
+    /// Starts a Rust client that makes one call after the other.
+    pub(super) fn start_obedient(&self) -> Result<Program> {
+        let mut command = host::verb_in(&self.agent, &self.agents_side, "__client")?;
+        command.arg("obey");
+        Program::start(command, "rust-client obey   # the agent, one call for each line")
+    }
+
     /// curl to a tool, until its end.
     pub(super) fn curl(&self, place: Place, to: &str) -> Result<Outcome> {
         finish(self.start_curl(place, to)?)

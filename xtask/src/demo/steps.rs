@@ -47,6 +47,11 @@ fn await_call_event(stage: &Stage, skip: usize, fields: &[(&str, &str)]) -> Resu
         let fits = |event: &&Value| fields.iter().all(|(key, value)| text(event, key) == *value);
         Ok(events.iter().skip(skip).find(fits).cloned())
     })
+    .with_context(|| {
+        let newest = stage.daemon.call_events().unwrap_or_default().into_iter().skip(skip);
+        let newest: Vec<_> = newest.map(|event| summary(&event)).collect();
+        format!("the events since then:\n{}", newest.join("\n"))
+    })
 }
 
 /// A field as text; `-` where there is none.

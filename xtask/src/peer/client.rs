@@ -4,16 +4,22 @@
 //! flow also tells each echo, so that whoever reads can tell when it ended.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead, Read, Write},
     net::{SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, socket_with,
+    sockopt::{Timeout, set_socket_timeout},
+};
 
 use super::error_name;
 
+/// How long connect() may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Silence that counts as the end of a flow.
 const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 /// Pace of a flow.
@@ -29,9 +35,16 @@ pub(super) fn get(to: SocketAddr) {
     }
 }
 
+pub(super) fn obey() -> Result<()> {
+    for line in io::stdin().lock().lines() {
+        get(line?.parse()?);
+    }
+    Ok(())
+}
+
 pub(super) fn flow(to: SocketAddr) -> Result<()> {
     let begin = Instant::now();
-    let mut stream = match TcpStream::connect(to) {
+    let mut stream = match connect(to) {
         Ok(stream) => stream,
         Err(error) => {
             println!("failed {} in {} ms", error_name(&error), begin.elapsed().as_millis());
@@ -55,8 +68,18 @@ pub(super) fn flow(to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// A blocking connect() that gives up some day (EINPROGRESS): with no answer at all, Linux would
+/// try for two minutes.
+fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(CONNECT_LIMIT))?;
+    rustix::net::connect(&socket, &to)?;
+    Ok(TcpStream::from(socket))
+}
+
 fn request(to: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect(to)?;
+    let mut stream = connect(to)?;
     stream.write_all(format!("GET / HTTP/1.1\r\nHost: {to}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

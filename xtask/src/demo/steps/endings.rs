@@ -91,24 +91,38 @@ pub(super) fn stopped_daemon_leaves_enforcement(
     stage: &mut Stage,
     report: &mut Report,
 ) -> Result<()> {
-    report.begin("the daemon is stopped; the agent calls a granted tool, and one without a grant");
+    report.begin("the daemon is stopped while an agent is running");
+    let mut agent = stage.start_obedient()?;
+    agent.ask(TICKETS, STALE_LIMIT)?;
     let pid = stage.daemon.pid()?;
     println!("   $ kill -TERM {pid}");
     let status = stage.daemon.stop()?;
-    let granted = curl_result(&stage.curl(Place::Agent, TICKETS)?);
+    let granted = agent.ask(TICKETS, STALE_LIMIT)?;
     let begin = Instant::now();
-    let ungranted = stage.client_get(ARCHIVE)?;
+    let ungranted = agent.ask(ARCHIVE, STALE_LIMIT)?;
+    // A program that nobody has attested gets nothing, whatever is granted.
+    let new = stage.client_get(TICKETS)?;
     let took = begin.elapsed();
+    drop(agent);
     let host = curl_result(&stage.curl(Place::Host, STRANGER)?);
-    let denied = ungranted.last_line().starts_with("failed E") && took <= STALE_LIMIT;
+    let denied =
+        [ungranted.as_str(), new.last_line()].iter().all(|line| line.starts_with("failed E"));
     report.end(
         "stopped_daemon_leaves_enforcement",
-        "granted: HTTP 200; without a grant: fails; a host process: HTTP 200",
+        "a granted call: ok 200; without a grant, and from a new program: fails at once; a host \
+         process: HTTP 200",
         format!(
-            "daemon ended ({status}); granted: {granted}; without a grant: {}; host: {host}",
-            ungranted.last_line()
+            "daemon: {status}; granted: {granted}; without a grant: {ungranted}; new program: {}; \
+             host: {host}",
+            new.last_line()
         ),
-        Agreement(granted == "HTTP 200" && denied && host == "HTTP 200" && status.success()),
+        Agreement(
+            status.success()
+                && granted.starts_with("ok 200")
+                && denied
+                && took <= STALE_LIMIT
+                && host == "HTTP 200",
+        ),
     );
     Ok(())
 }
