@@ -378,7 +378,12 @@ impl Engine {
             Message::Explain(question, answer) => {
                 let _ = answer.send(self.explain(&question));
             }
-            Message::Stop => return Next::Stop,
+            Message::Stop => {
+                // From now on nobody decides: calls without a verdict are denied at once.
+                let silent = self.verdicts.heartbeat(0);
+                self.check(silent);
+                return Next::Stop;
+            }
         }
         Next::Continue
     }

@@ -20,7 +20,7 @@ use crate::{
     stall::Patience,
 };
 
-const TCP_SYNCNT: i32 = 7;
+pub(super) const TCP_SYNCNT: i32 = 7;
 /// Retransmissions of a held SYN, beginning one jiffy apart: some eight minutes in all, longer
 /// than people are asked (net/ipv4/tcp_timer.c doubles the interval up to two minutes).
 const HELD_SYN_RETRIES: u32 = 18;

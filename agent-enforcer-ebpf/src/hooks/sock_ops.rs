@@ -1,20 +1,34 @@
-//! cgroup `sock_ops`: a held SYN is retransmitted after one jiffy, so that an answer that comes a
-//! little late costs a little time.
+//! cgroup `sock_ops`: the timers of a held connection.
+//!
+//! A held SYN is retransmitted after one jiffy, so that an answer that comes a little late costs
+//! a little time. With each retransmission the number of those still to come is set by the state of
+//! the flow: many while the decision is open, the usual ones once it is allowed, none once it is
+//! denied or nobody is left to decide, so that the caller learns without the daemon.
 
-use agent_enforcer_common::tag::FlowState;
+use agent_enforcer_common::{destination::PROTOCOL_TCP, tag::FlowState};
 use aya_ebpf::{
-    bindings::{BPF_SOCK_OPS_TIMEOUT_INIT, bpf_sock},
+    bindings::{
+        BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_TIMEOUT_INIT, bpf_sock,
+    },
+    helpers::generated::bpf_setsockopt,
     programs::SockOpsContext,
 };
 
-use crate::maps::tags;
+use super::connect::TCP_SYNCNT;
+use crate::{
+    maps::{state, tags},
+    report,
+};
 
 /// First retransmission time-out of a held SYN, jiffies.
 const HELD_SYN_TIMEOUT: u32 = 1;
+/// Retransmissions of a SYN that goes out (net/ipv4/tcp.h `TCP_SYN_RETRIES`).
+const SYN_RETRIES: u32 = 6;
 
 #[inline(always)]
 pub(crate) fn sock_ops(ctx: &SockOpsContext) {
-    if ctx.op() != BPF_SOCK_OPS_TIMEOUT_INIT {
+    let op = ctx.op();
+    if op != BPF_SOCK_OPS_TIMEOUT_INIT && op != BPF_SOCK_OPS_RTO_CB {
         return;
     }
     // SAFETY: a plain field of the context.
@@ -24,9 +38,32 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: the socket of the context, just checked.
-    if let Some(tag) = unsafe { tags::get(sk) }
-        && tag.state == FlowState::Pending as u8
-    {
-        ctx.set_reply(HELD_SYN_TIMEOUT);
+    let Some(tag) = (unsafe { tags::get(sk) }) else { return };
+    let pending = tag.state == FlowState::Pending as u8;
+    if op == BPF_SOCK_OPS_TIMEOUT_INIT {
+        if pending {
+            // Without it the caller waits longer, and nothing else changes.
+            let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTO_CB_FLAG) as i32);
+            ctx.set_reply(HELD_SYN_TIMEOUT);
+        }
+        return;
     }
+    if pending && state::daemon_alive(report::now_ns()) {
+        return;
+    }
+    let mut retries = 1;
+    if tag.state == FlowState::Allowed as u8 {
+        retries = ctx.arg(0).saturating_add(SYN_RETRIES);
+        let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTO_CB_FLAG) as i32);
+    }
+    // SAFETY: the context and four bytes of this program's stack (5.8: `TCP_SYNCNT`).
+    let _ = unsafe {
+        bpf_setsockopt(
+            ctx.ops.cast(),
+            i32::from(PROTOCOL_TCP),
+            TCP_SYNCNT,
+            (&raw mut retries).cast(),
+            size_of::<u32>() as i32,
+        )
+    };
 }
