@@ -59,7 +59,9 @@ pub(crate) enum Answer {
     Allow(Permit),
     Deny(Refusal),
     /// Nothing yet. `attested` tells whether at least the identity is known.
-    Unknown { attested: bool },
+    Unknown {
+        attested: bool,
+    },
 }
 
 /// Looks the question up.
@@ -110,13 +112,12 @@ pub(crate) fn look_up<const CURRENT: bool>(
         });
     }
     let port = case.destination.port();
-    let permit =
-        verdicts::prefix(instance_scope(case.tag.instance), &case.destination, generation)
-            .and_then(|table| port_rule(table, port, now_ns))
-            .or_else(|| {
-                verdicts::prefix(agent_scope(case.tag.agent), &case.destination, generation)
-                    .and_then(|table| port_rule(table, port, now_ns))
-            });
+    let permit = verdicts::prefix(instance_scope(case.tag.instance), &case.destination, generation)
+        .and_then(|table| port_rule(table, port, now_ns))
+        .or_else(|| {
+            verdicts::prefix(agent_scope(case.tag.agent), &case.destination, generation)
+                .and_then(|table| port_rule(table, port, now_ns))
+        });
     match permit {
         Some(permit) => Answer::Allow(permit),
         None => Answer::Unknown { attested: true },

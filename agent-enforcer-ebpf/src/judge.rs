@@ -80,15 +80,21 @@ pub(crate) fn judge<const CURRENT: bool>(
         Answer::Unknown { attested } => {
             let patience = if audit { Patience::Ask } else { patience };
             match stall::ask(case, past.purpose, patience, past.grant, attested) {
-                Asked::Answered(Answer::Allow(permit)) => Judgement::Allow { permit, source: Source::Daemon },
-                Asked::Answered(Answer::Deny(_) | Answer::Unknown { .. }) | Asked::Open if audit => {
+                Asked::Answered(Answer::Allow(permit)) => {
+                    Judgement::Allow { permit, source: Source::Daemon }
+                }
+                Asked::Answered(Answer::Deny(_) | Answer::Unknown { .. }) | Asked::Open
+                    if audit =>
+                {
                     Judgement::Watched
                 }
                 Asked::NotAsked(reason) if audit => {
                     report::audited(case, &Refusal::new(reason));
                     Judgement::Watched
                 }
-                Asked::Answered(Answer::Deny(refusal)) => Judgement::Deny { refusal, source: Source::Daemon },
+                Asked::Answered(Answer::Deny(refusal)) => {
+                    Judgement::Deny { refusal, source: Source::Daemon }
+                }
                 Asked::NotAsked(reason) => {
                     Judgement::Deny { refusal: Refusal::new(reason), source: Source::Hook }
                 }

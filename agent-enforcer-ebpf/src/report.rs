@@ -8,7 +8,10 @@ use agent_enforcer_common::{
     destination::Destination,
     id::{GrantId, RequestId, ToolId},
     process::ProcessTag,
-    record::{CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord, RecordHeader, RecordKind},
+    record::{
+        CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord, RecordHeader,
+        RecordKind,
+    },
 };
 use aya_ebpf::{
     helpers::{

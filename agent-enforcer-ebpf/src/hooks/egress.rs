@@ -115,7 +115,9 @@ impl Flow {
                 counters::count_reason(self.tag.reason);
                 PacketOutcome::Drop
             }
-            Some(FlowState::Fresh | FlowState::Pending | FlowState::Allowed | FlowState::Denied)
+            Some(
+                FlowState::Fresh | FlowState::Pending | FlowState::Allowed | FlowState::Denied,
+            )
             | None => self.rejudge(packet.destination, state),
         }
     }

@@ -17,8 +17,7 @@ static AE_VERDICTS: LruHashMap<VerdictKey, Verdict> = LruHashMap::with_max_entri
 const NO_PREALLOC: u32 = 1;
 
 #[map]
-static AE_PREFIXES: LpmTrie<PrefixKey, PortTable> =
-    LpmTrie::with_max_entries(1 << 20, NO_PREALLOC);
+static AE_PREFIXES: LpmTrie<PrefixKey, PortTable> = LpmTrie::with_max_entries(1 << 20, NO_PREALLOC);
 
 /// The exact verdict, if it was made in `generation` and has not expired.
 #[inline(always)]

@@ -156,10 +156,11 @@ impl Tagger<'_> {
             exe_device: executable.and_then(|executable| executable.device).unwrap_or_default(),
             agent,
         };
-        let state = self.maps.instances.get(&instance, 0).unwrap_or(InstanceState {
-            agent,
-            ..InstanceState::default()
-        });
+        let state = self
+            .maps
+            .instances
+            .get(&instance, 0)
+            .unwrap_or(InstanceState { agent, ..InstanceState::default() });
         let state = InstanceState { processes: state.processes + 1, ..state };
         let failed = |map| move |source| AdoptionError::Map { map, source };
         self.maps.instances.insert(instance, state, 0).map_err(failed(names::INSTANCES))?;

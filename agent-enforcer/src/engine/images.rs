@@ -240,7 +240,8 @@ impl Engine {
         self.plan.terms().iter().enumerate().any(|(number, term)| {
             term.agent == *agent
                 && !term.digests.is_empty()
-                && (term.executable.is_none() || named.is_some_and(|terms| contains(&terms, number)))
+                && (term.executable.is_none()
+                    || named.is_some_and(|terms| contains(&terms, number)))
         })
     }
 
