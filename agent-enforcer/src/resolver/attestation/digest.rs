@@ -18,7 +18,7 @@ use std::{
 
 use rustix::{
     fs::{FileType, fstat, fstatfs},
-    time::{ClockId, clock_gettime},
+    time::{ClockId, Timespec, clock_gettime},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -95,9 +95,7 @@ pub fn hash(file: &File, go_on: &dyn Fn(u64) -> bool) -> Result<Hashed, DigestEr
         return Err(DigestError::Changed);
     }
     let served = SERVED.contains(&file_system(file)?);
-    let fresh = nanoseconds(stamp.changed.0, stamp.changed.1.into())
-        >= nanoseconds(started.tv_sec, started.tv_nsec) - CLOCK_GRAIN_NS;
-    Ok(Hashed { stamp, digest, settled: !served && !fresh })
+    Ok(Hashed { stamp, digest, settled: !served && !is_fresh(&stamp, started) })
 }
 
 /// Digests of the file versions seen last. One owner, no locks.
@@ -182,8 +180,11 @@ fn file_system(file: &File) -> io::Result<i128> {
     Ok(i128::from(fstatfs(file)?.f_type) & 0xffff_ffff)
 }
 
-fn nanoseconds(seconds: i64, nanoseconds: i64) -> i128 {
-    i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+/// Whether a change to come could have the same time as the last one.
+fn is_fresh(stamp: &FileStamp, now: Timespec) -> bool {
+    let nanoseconds = |seconds, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    let (seconds, rest) = stamp.changed;
+    nanoseconds(seconds, rest.into()) >= nanoseconds(now.tv_sec, now.tv_nsec) - CLOCK_GRAIN_NS
 }
 
 #[cfg(test)]
