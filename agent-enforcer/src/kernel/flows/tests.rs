@@ -204,7 +204,7 @@ fn what_the_kernel_refuses_has_its_own_error() {
     assert_eq!(system, FlowError::Netlink(Errno::NOBUFS));
 }
 
-type Ended = std::sync::mpsc::Receiver<(u64, Result<Reset, FlowError>)>;
+type Ended = Receiver<(u64, Result<Reset, FlowError>)>;
 
 fn worker(queue: usize) -> (FlowReset, Ended) {
     let (sender, ended) = channel();
@@ -269,7 +269,10 @@ fn a_full_queue_is_told() {
     let (sender, ended) = channel::<()>();
     let ended = std::sync::Mutex::new(ended);
     // The first delivery waits until this test lets it go.
-    let worker = FlowReset::start(1, move |_, _| drop(ended.lock().unwrap().recv())).unwrap();
+    let hold = move |_, _| {
+        let _released = ended.lock().unwrap().recv();
+    };
+    let worker = FlowReset::start(1, hold).unwrap();
     let mut taken = 0;
     let busy = loop {
         match worker.request(own_netns(), 1, 132) {

@@ -30,6 +30,8 @@ pub const SIZE_LIMIT: u64 = 4 << 30;
 /// How long before now a change may have the same time as one to come, ns. Kernel ticks are at most
 /// 10 ms long.
 const CLOCK_GRAIN_NS: i128 = 20_000_000;
+/// How often a file is read whose change time moves meanwhile.
+const ATTEMPTS: usize = 3;
 /// Read at once, bytes.
 const CHUNK: usize = 256 << 10;
 
@@ -85,17 +87,25 @@ pub fn hash(file: &File, go_on: &dyn Fn(u64) -> bool) -> Result<Hashed, DigestEr
     {
         return Err(DigestError::NotRegular);
     }
-    let started = clock_gettime(ClockId::Realtime);
-    let stamp = FileStamp::of(file.as_fd())?;
-    if stamp.size > SIZE_LIMIT {
-        return Err(DigestError::TooLarge { size: stamp.size });
-    }
-    let digest = read_all(file, stamp.size, go_on)?;
-    if FileStamp::of(file.as_fd())? != stamp {
-        return Err(DigestError::Changed);
-    }
     let served = SERVED.contains(&file_system(file)?);
-    Ok(Hashed { stamp, digest, settled: !served && !is_fresh(&stamp, started) })
+    let mut stamp = FileStamp::of(file.as_fd())?;
+    for _ in 0..ATTEMPTS {
+        if stamp.size > SIZE_LIMIT {
+            return Err(DigestError::TooLarge { size: stamp.size });
+        }
+        let started = clock_gettime(ClockId::Realtime);
+        let digest = read_all(file, stamp.size, go_on)?;
+        let after = FileStamp::of(file.as_fd())?;
+        if after == stamp {
+            return Ok(Hashed { stamp, digest, settled: !served && !is_fresh(&stamp, started) });
+        }
+        if (after.size, after.modified) != (stamp.size, stamp.modified) {
+            return Err(DigestError::Changed);
+        }
+        // Renamed, removed or linked, as upgrades do, or written and its time put back: read again.
+        stamp = after;
+    }
+    Err(DigestError::Changed)
 }
 
 /// Digests of the file versions seen last. One owner, no locks.

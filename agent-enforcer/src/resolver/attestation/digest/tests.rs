@@ -109,6 +109,51 @@ fn truncated_while_hashing_is_a_change() {
 }
 
 #[test]
+fn a_program_upgraded_while_it_is_hashed_is_hashed() {
+    let file = file(&vec![b'a'; 1_000_000]);
+    let path = file.path().to_owned();
+    let removed = Cell::new(false);
+    let hashed = hash(&File::open(&path).unwrap(), &|_| {
+        if !removed.replace(true) {
+            fs::remove_file(&path).unwrap();
+        }
+        true
+    });
+    let digest = hashed.unwrap().digest.to_string();
+    assert_eq!(digest, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+#[test]
+fn written_while_hashing_with_the_time_put_back_is_not_hashed_half() {
+    let file = file(&vec![b'a'; 2 * CHUNK]);
+    let modified = fs::metadata(file.path()).unwrap().modified().unwrap();
+    let changes = Cell::new(0);
+    let rewrite = |byte| {
+        std::os::unix::fs::FileExt::write_all_at(file.as_file(), &[byte; 1], 0).unwrap();
+        file.as_file().set_modified(modified).unwrap();
+    };
+    let open = File::open(file.path()).unwrap();
+    // Once: the second reading is of what is there then.
+    let hashed = hash(&open, &|_| {
+        if changes.replace(1) == 0 {
+            rewrite(b'b');
+        }
+        true
+    });
+    assert_eq!(hashed.unwrap().digest, hash_path(file.path()).unwrap().digest);
+    // For ever: it never settles on anything. Change times have the grain of a clock tick.
+    let hashed = hash(&open, &|_| {
+        let before = FileStamp::of(file.as_file().as_fd()).unwrap().changed;
+        eventually("the change time moves", || {
+            rewrite(b'c');
+            FileStamp::of(file.as_file().as_fd()).unwrap().changed != before
+        });
+        true
+    });
+    assert!(matches!(hashed, Err(DigestError::Changed)), "{hashed:?}");
+}
+
+#[test]
 fn growing_for_ever_while_hashing_is_a_change() {
     let file = file(&vec![7; CHUNK]);
     let mut pieces = 0;

@@ -16,6 +16,9 @@ use crate::resolver::attestation::{
     },
 };
 
+mod layered;
+mod redirected;
+
 fn read(facts: &ProcessFacts) -> Result<ProcessReading, ReadError> {
     ProcessReader::new().unwrap().read(facts)
 }
@@ -162,110 +165,6 @@ fn another_inode_or_device_than_recorded_is_a_mismatch() {
 }
 
 #[test]
-#[ignore = "a helper process of executable_redirected_by_its_owner_is_a_mismatch"]
-fn helper_redirects_its_executable() {
-    if !is_helper() {
-        return;
-    }
-    let program = std::env::current_exe().unwrap();
-    detach_from(program.as_os_str().as_bytes());
-    let innocent = fs::File::open("/bin/true").unwrap();
-    redirect_to(&innocent);
-    helper_is_ready();
-}
-
-/// `PR_SET_MM_MAP` with everything as it is, but for the executable. Needs `CAP_CHECKPOINT_RESTORE`
-/// in the user namespace of the process only.
-fn redirect_to(file: &fs::File) {
-    use std::os::fd::AsRawFd as _;
-    const SET_MM_MAP: libc::c_ulong = 14;
-    /// `struct prctl_mm_map`, include/uapi/linux/prctl.h.
-    #[repr(C)]
-    struct MemoryMap {
-        /// Code, data, heap, stack, arguments, environment.
-        addresses: [u64; 11],
-        auxv: u64,
-        auxv_size: u32,
-        exe_fd: u32,
-    }
-    let stat = fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let field = |number: usize| fields[number - 3].parse::<u64>().unwrap();
-    // SAFETY: asks for the end of the heap and changes nothing.
-    let heap_end = unsafe { libc::sbrk(0) } as u64;
-    let addresses = [
-        field(26),
-        field(27),
-        field(45),
-        field(46),
-        field(47),
-        heap_end,
-        field(28),
-        field(48),
-        field(49),
-        field(50),
-        field(51),
-    ];
-    let exe_fd = u32::try_from(file.as_raw_fd()).unwrap();
-    let map = MemoryMap { addresses, auxv: 0, auxv_size: 0, exe_fd };
-    // SAFETY: the kernel reads `map`, which lives, and keeps notes only: no memory moves.
-    let result = unsafe {
-        libc::prctl(libc::PR_SET_MM, SET_MM_MAP, &raw const map, size_of::<MemoryMap>(), 0)
-    };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
-}
-
-/// Replaces every mapping of a file by a copy of it, in place: the kernel lets /proc/PID/exe be
-/// redirected only when its old target is no longer mapped.
-fn detach_from(file: &[u8]) {
-    let maps = fs::read("/proc/self/maps").unwrap();
-    for line in maps.split(|&byte| byte == b'\n').filter(|line| line.ends_with(file)) {
-        let line = String::from_utf8_lossy(line);
-        let (range, rest) = line.split_once(' ').unwrap();
-        let (start, end) = range.split_once('-').unwrap();
-        let start = usize::from_str_radix(start, 16).unwrap();
-        let length = usize::from_str_radix(end, 16).unwrap() - start;
-        let allowed = |letter, flag| if rest[..4].contains(letter) { flag } else { 0 };
-        let protection = allowed('r', libc::PROT_READ)
-            | allowed('w', libc::PROT_WRITE)
-            | allowed('x', libc::PROT_EXEC);
-        // SAFETY: the copy has the same content and protection, and takes the place of the original
-        // in one system call, during which this is the only thread that runs code of the file.
-        unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let writable = libc::PROT_READ | libc::PROT_WRITE;
-            let copy = libc::mmap(std::ptr::null_mut(), length, writable, flags, -1, 0);
-            assert_ne!(copy, libc::MAP_FAILED);
-            libc::mprotect(start as *mut _, length, protection | libc::PROT_READ);
-            std::ptr::copy_nonoverlapping(start as *const u8, copy.cast(), length);
-            assert_eq!(libc::mprotect(copy, length, protection), 0);
-            let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-            let moved = libc::mremap(copy, length, length, how, start as *mut libc::c_void);
-            assert_eq!(moved as usize, start);
-        }
-    }
-}
-
-#[test]
-fn executable_redirected_by_its_owner_is_a_mismatch() {
-    // As any user can: in a user namespace of its own.
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user"]).arg(std::env::current_exe().unwrap());
-    let name = format!("{}::helper_redirects_its_executable", module_path!());
-    let child = Running::helper_under(command, &name);
-    let shown = fs::read_link(format!("/proc/{}/exe", child.pid())).unwrap();
-    assert_eq!(shown, fs::canonicalize("/bin/true").unwrap());
-    let executed = fs::metadata(std::env::current_exe().unwrap()).unwrap();
-    let facts = ProcessFacts {
-        exe_inode: executed.ino(),
-        exe_device: kernel_encoding(executed.dev()),
-        ..facts_of(child.pid())
-    };
-    let error = read(&facts).unwrap_err();
-    assert!(matches!(error.failure, ReadFailure::ExecutableMismatch { .. }), "{error}");
-}
-
-#[test]
 #[ignore = "a helper process: its leading thread exits"]
 fn helper_loses_its_leader() {
     if !is_helper() {
@@ -341,80 +240,6 @@ fn a_name_that_says_deleted_is_a_name() {
     let reading = read(&facts_of(child.pid())).unwrap();
     assert!(reading.executable.is_deleted());
     assert_eq!(reading.process.exe, Some(program));
-}
-
-/// The kernel's own word on inode and device, from a source that the code under test does not use.
-fn inode_as_the_kernel_has_it(path: &Path) -> (u64, u32) {
-    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
-    use std::os::fd::AsRawFd as _;
-    let inotify = init(CreateFlags::CLOEXEC).unwrap();
-    add_watch(&inotify, path, WatchFlags::DELETE_SELF).unwrap();
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", inotify.as_raw_fd())).unwrap();
-    let watch = text.lines().find(|line| line.starts_with("inotify ")).unwrap();
-    let field = |key: &str| {
-        let value = watch.split_ascii_whitespace().find_map(|field| field.strip_prefix(key));
-        u64::from_str_radix(value.unwrap(), 16).unwrap()
-    };
-    (field("ino:"), u32::try_from(field("sdev:")).unwrap())
-}
-
-/// A process in a mount namespace of its own, whose executable has another device number in stat
-/// than in the kernel: overlayfs over two file systems.
-fn process_on_overlay(then: &str) -> Running {
-    let script = format!(
-        "set -e; d=$(mktemp -d); mount -t tmpfs lower $d; mkdir $d/l $d/m $d/t; \
-         mount -t tmpfs upper $d/t; mkdir $d/t/u $d/t/w; cp /bin/sleep $d/l/agent; \
-         mount -t overlay overlay -o lowerdir=$d/l,upperdir=$d/t/u,workdir=$d/t/w $d/m; \
-         cd /; exec 3<$d/m/agent; {then} echo ready; exec $d/m/agent 600"
-    );
-    let mut child = Running::start(Command::new("unshare").args(["--mount", "sh", "-c", &script]));
-    child.wait_for("ready");
-    eventually("it runs", || {
-        let exe = fs::read_link(format!("/proc/{}/exe", child.pid())).unwrap();
-        exe.ends_with("agent") || exe.ends_with("agent (deleted)")
-    });
-    child
-}
-
-#[test]
-fn the_device_of_a_layered_file_system_is_the_kernels() {
-    let child = process_on_overlay("");
-    let link = format!("/proc/{}/exe", child.pid());
-    let (inode, device) = inode_as_the_kernel_has_it(Path::new(&link));
-    let as_in_stat = facts_of(child.pid());
-    assert_eq!(as_in_stat.exe_inode, inode);
-    assert_ne!(as_in_stat.exe_device, device, "this test needs the two numbers to differ");
-    let facts = ProcessFacts { exe_device: device, ..as_in_stat };
-    read(&facts).unwrap();
-    for wrong in [device + 1, 8 << 20 | 1] {
-        let error = read(&ProcessFacts { exe_device: wrong, ..facts }).unwrap_err();
-        assert!(matches!(error.failure, ReadFailure::ExecutableMismatch { .. }), "{error}");
-    }
-}
-
-#[test]
-fn an_unmounted_file_system_leaves_the_device_unknown() {
-    let script = "set -e; d=$(mktemp -d); mount -t tmpfs one $d; cp /bin/sleep $d/agent; \
-                  $d/agent 600 & echo $!; \
-                  until [ $(readlink /proc/$!/exe) = $d/agent ]; do :; done; umount -l $d; echo ready; wait";
-    let mut parent = Running::start(Command::new("unshare").args(["--mount", "sh", "-c", script]));
-    let pid: u32 = parent.read_line().trim().parse().unwrap();
-    parent.wait_for("ready");
-    let _ended_with_the_test = KillOnDrop(pid);
-    let facts = facts_of(pid);
-    read(&facts).unwrap();
-    let error = read(&ProcessFacts { exe_device: facts.exe_device + 1, ..facts }).unwrap_err();
-    assert!(matches!(error.failure, ReadFailure::DeviceUnknown { .. }), "{error}");
-    assert_eq!(error.reason(), Reason::IdentityUnverified);
-}
-
-struct KillOnDrop(u32);
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.0).unwrap()).unwrap();
-        let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::resolver::attestation::testing::{
 fn executable_of(process: &ScannedProcess) -> &ScannedExecutable {
     match &process.image {
         ScannedImage::Executable(executable) => executable,
-        other => panic!("{other:?}"),
+        other @ (ScannedImage::None | ScannedImage::Unreadable(_)) => panic!("{other:?}"),
     }
 }
 

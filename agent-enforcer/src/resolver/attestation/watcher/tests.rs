@@ -193,7 +193,7 @@ fn lost_events_mean_that_everything_may_have_changed() {
         .unwrap();
     let (one, two) = (watched.path("bin/agent"), watched.path("bin/agent2"));
     // Two events each.
-    for _ in 0..limit / 4 + 1 {
+    for _ in 0..=limit / 4 {
         fs::rename(&one, &two).unwrap();
         fs::rename(&two, &one).unwrap();
     }

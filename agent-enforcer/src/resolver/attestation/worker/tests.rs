@@ -7,7 +7,7 @@ use std::{
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::*;
-use crate::resolver::attestation::procfs::ProcRoot;
+use crate::resolver::attestation::{procfs::ProcRoot, testing::eventually};
 
 type Results = Receiver<(u32, Result<Hashed, DigestError>)>;
 
@@ -81,7 +81,8 @@ fn a_large_file_does_not_hold_up_small_ones() {
     let (workers, results) = start(patient(), hasher);
     let large = file_at(&std::env::temp_dir(), b"!", QUICK_BYTES + 1);
     workers.submit(executable(large.path()), 1).unwrap();
-    workers.submit(executable(small(b"abc").path()), 2).unwrap();
+    let quick = small(b"abc");
+    workers.submit(executable(quick.path()), 2).unwrap();
     assert_eq!(results.recv_timeout(LONG_WAIT).unwrap().0, 2);
     drop(gate);
     assert_eq!(results.recv_timeout(LONG_WAIT).unwrap().0, 1);
@@ -120,11 +121,12 @@ fn a_file_system_that_hangs_is_written_off_and_refused_until_it_answers() {
     let busy = workers.submit(executable(hanging.path()), 2).unwrap_err();
     assert_eq!((busy.why, busy.context), (BusyReason::DeviceStuck, 2));
     // A new thread serves everyone else.
-    workers.submit(executable(small(b"abc").path()), 3).unwrap();
+    let other = small(b"abc");
+    workers.submit(executable(other.path()), 3).unwrap();
     let (context, result) = results.recv_timeout(LONG_WAIT).unwrap();
     assert!(context == 3 && result.is_ok(), "{result:?}");
     drop(gate);
-    crate::resolver::attestation::testing::eventually("the device is taken again", || {
+    eventually("the device is taken again", || {
         workers.submit(executable(hanging.path()), 4).is_ok()
     });
     let (context, result) = results.recv_timeout(LONG_WAIT).unwrap();
@@ -142,7 +144,8 @@ fn a_slow_trickle_counts_as_hanging() {
         Err(DigestError::Cancelled)
     };
     let (workers, results) = start(impatient(), Box::new(trickle));
-    workers.submit(executable(small(b"abc").path()), 1).unwrap();
+    let file = small(b"abc");
+    workers.submit(executable(file.path()), 1).unwrap();
     let (context, result) = results.recv_timeout(LONG_WAIT).unwrap();
     assert!(context == 1 && matches!(result, Err(DigestError::TimedOut)), "{result:?}");
 }
@@ -166,9 +169,8 @@ fn when_every_thread_hangs_the_lane_closes_and_opens_again() {
     };
     assert_eq!((refused, timed_out), (BusyReason::NoThread, STUCK_LIMIT + 1));
     drop(gate);
-    crate::resolver::attestation::testing::eventually("a thread comes back", || {
-        workers.submit(executable(small(b"abc").path()), 2).is_ok()
-    });
+    let other = small(b"abc");
+    eventually("a thread comes back", || workers.submit(executable(other.path()), 2).is_ok());
     let (context, result) = results.recv_timeout(LONG_WAIT).unwrap();
     assert!(context == 2 && result.is_ok(), "{result:?}");
 }
@@ -180,7 +182,7 @@ fn those_who_wait_behind_a_closed_lane_are_told() {
     let hanging = small(b"!");
     let waiting = u32::try_from(STUCK_LIMIT).unwrap() + 3;
     let mut sent = 0;
-    crate::resolver::attestation::testing::eventually("all are taken", || {
+    eventually("all are taken", || {
         sent += u32::from(workers.submit(executable(hanging.path()), sent).is_ok());
         sent == waiting || workers.pool.state().threads[0] == 0
     });
@@ -213,7 +215,8 @@ fn stopping_answers_everyone() {
 fn stopping_does_not_wait_for_a_thread_that_hangs() {
     let (hasher, gate) = hanging_hasher();
     let (workers, results) = start(impatient(), hasher);
-    workers.submit(executable(small(b"!").path()), 1).unwrap();
+    let file = small(b"!");
+    workers.submit(executable(file.path()), 1).unwrap();
     drop(workers);
     let (_, result) = results.recv_timeout(LONG_WAIT).unwrap();
     assert!(matches!(result, Err(DigestError::TimedOut | DigestError::Cancelled)), "{result:?}");
