@@ -107,7 +107,8 @@ fn is_below_user_slice(scratch: &Scratch) -> bool {
         }
         position += 1;
     }
-    true
+    // Not /user.slice-of-mine.
+    scratch.path[position] == b'/' || scratch.path[position] == 0
 }
 
 /// One pattern. Returns 0 to go on.

@@ -164,9 +164,7 @@ impl Engine {
                         .unwrap_or_default(),
                     instance: instance_name(first.process.instance),
                     pid: first.process.tgid,
-                    exe: image
-                        .and_then(|image| image.process.exe.clone())
-                        .unwrap_or_default(),
+                    exe: image.and_then(|image| image.process.exe.clone()).unwrap_or_default(),
                     destination: key.destination.to_string(),
                     tool: tool
                         .and_then(|id| self.policy.tool(id))
