@@ -87,6 +87,13 @@ pub(crate) fn perform(sockets: &Sockets, op: Op) -> Outcome {
             // SAFETY: an address of that length.
             Outcome::of(unsafe { libc::connect(fd(sockets, &name), (&raw const storage).cast(), length) }.into())
         }
+        Op::Dial { address } => match std::net::TcpStream::connect(address) {
+            Ok(_connected) => Outcome { errno: 0, value: 0, data: String::new() },
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                Outcome { errno, value: -1, data: String::new() }
+            }
+        },
         Op::Disconnect { name } => {
             // SAFETY: all zeroes is an address of family `AF_UNSPEC`.
             let unspecified: libc::sockaddr = unsafe { zeroed() };
