@@ -67,7 +67,7 @@ pub(crate) fn judge<const CURRENT: bool>(
         };
     }
     let audit = profile.flags & PROFILE_AUDIT != 0;
-    match look_up(case, past.purpose, report::now_ns()) {
+    match look_up(case, past.purpose) {
         Answer::Allow(permit) => Judgement::Allow { permit, source: Source::Map },
         Answer::Deny(refusal) if audit => {
             report::audited(case, &refusal);

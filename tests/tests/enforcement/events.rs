@@ -47,9 +47,13 @@ fn event_of_a_denied_call_is_an_ocsf_refusal() {
     let mut agent = host.agent("strict");
     assert_eq!(agent.connect("a", host.at6(50)).errno, EACCES);
     let event = host.wait_denied("no_tool", agent.pid());
-    for (field, wanted) in
-        [("/class_uid", 4001), ("/activity_id", 5), ("/type_uid", 400_105), ("/action_id", 2), ("/disposition_id", 2)]
-    {
+    for (field, wanted) in [
+        ("/class_uid", 4001),
+        ("/activity_id", 5),
+        ("/type_uid", 400_105),
+        ("/action_id", 2),
+        ("/disposition_id", 2),
+    ] {
         assert_eq!(event.number(field), Some(wanted), "{field}");
     }
     assert_eq!(event.text("/dst_endpoint/ip"), "2001:db8::50");
