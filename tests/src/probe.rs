@@ -16,6 +16,7 @@ use crate::{
     binaries,
     network::Namespace,
     script::{Op, Reply, Request},
+    wait::{SOON, poll_for},
 };
 
 /// How long a probe may take where nothing else is said.
@@ -159,6 +160,24 @@ impl Probe {
     /// Receives within two seconds.
     pub fn receive(&mut self, name: &str) -> Reply {
         self.run(Op::Receive { name: name.to_owned(), timeout_ms: 2000 })
+    }
+
+    /// A new UDP socket is denied to send, which nothing may pass: a question that is answered too
+    /// late for the hook loses the datagram, so it is sent until it is denied.
+    pub fn is_denied_to_send(&mut self, name: &str, address: SocketAddr) -> bool {
+        poll_for(SOON, || {
+            (self.send_to(name, address, "leak").errno == libc::EACCES).then_some(())
+        })
+        .is_some()
+    }
+
+    /// As [`Self::echoes`] for datagrams: the first may be lost while it is decided.
+    pub fn echoes_soon(&mut self, name: &str) -> bool {
+        let receive = |name: &str| Op::Receive { name: name.to_owned(), timeout_ms: 100 };
+        poll_for(SOON, || {
+            (self.send(name, "echo").is_ok() && self.run(receive(name)).data == "echo").then_some(())
+        })
+        .is_some()
     }
 
     /// A byte there and back: the flow lives.
