@@ -1,9 +1,12 @@
 //! Atomic words in map values. The standard library offers no read-modify-write for this target
 //! (it has no compare-and-swap); the instructions exist since 5.12 (BPF ISA v3). A plain 64-bit load
 //! or store is one instruction, so volatile is enough.
+//!
+//! Never `Relaxed`: LLVM 22 selects the instruction that fetches nothing for a relaxed addition, even
+//! where its result is used, and the result is then the amount that was added.
 
 use core::intrinsics::{
-    AtomicOrdering::Relaxed, atomic_and, atomic_or, atomic_xadd,
+    AtomicOrdering::AcqRel, atomic_and, atomic_or, atomic_xadd,
 };
 
 /// A word that several CPUs change at once.
@@ -36,20 +39,20 @@ impl AtomicWord {
     #[inline(always)]
     pub(crate) fn fetch_add(self, amount: u64) -> u64 {
         // SAFETY: by `new`.
-        unsafe { atomic_xadd::<u64, u64, { Relaxed }>(self.0, amount) }
+        unsafe { atomic_xadd::<u64, u64, { AcqRel }>(self.0, amount) }
     }
 
     /// The value before.
     #[inline(always)]
     pub(crate) fn fetch_or(self, bits: u64) -> u64 {
         // SAFETY: by `new`.
-        unsafe { atomic_or::<u64, u64, { Relaxed }>(self.0, bits) }
+        unsafe { atomic_or::<u64, u64, { AcqRel }>(self.0, bits) }
     }
 
     /// The value before.
     #[inline(always)]
     pub(crate) fn fetch_and(self, bits: u64) -> u64 {
         // SAFETY: by `new`.
-        unsafe { atomic_and::<u64, u64, { Relaxed }>(self.0, bits) }
+        unsafe { atomic_and::<u64, u64, { AcqRel }>(self.0, bits) }
     }
 }
