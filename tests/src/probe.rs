@@ -87,6 +87,13 @@ impl Probe {
         self.wait_for(ticket, PATIENCE).unwrap_or_else(|| panic!("the probe does not answer: {what}"))
     }
 
+    /// Becomes a program that serves as this one does, and waits until it serves.
+    pub fn become_program(&mut self, path: &Path, from_thread: bool) -> Reply {
+        let path = path.display().to_string();
+        self.request(Op::Exec { path, from_thread }, false);
+        self.run(Op::Pid)
+    }
+
     /// Begins something in a thread of its own.
     pub fn begin(&mut self, op: Op) -> Ticket {
         self.request(op, true)

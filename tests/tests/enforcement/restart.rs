@@ -9,16 +9,26 @@ use agent_enforcer_tests::{
     GrantRequest, Op, Probe, TestHost,
     wait::{SOON, wait_until},
 };
-use libc::EACCES;
+use libc::{EACCES, SOCK_DGRAM};
 use rustix::process::Signal;
 
 fn dial(host: &TestHost, to: u8) -> Op {
     Op::Dial { address: host.at(to) }
 }
 
+/// Waits until the kernel takes the daemon for dead. Until then a call is held; a datagram that must
+/// not block is told to try again.
+fn wait_stale(host: &TestHost, agent: &mut Probe, to: u8) {
+    assert!(agent.socket("stale", host.at(to), SOCK_DGRAM).is_ok());
+    assert!(agent.run(Op::Nonblocking { name: "stale".to_owned(), on: true }).is_ok());
+    let (name, data) = ("stale".to_owned(), "leak".to_owned());
+    let send = Op::SendTo { name, address: host.at(to), data, flags: 0 };
+    wait_until("the heartbeat is stale", SOON, || agent.run(send.clone()).errno == EACCES);
+}
+
 /// Enforcement without a daemon: what is granted goes on, all else is denied at once.
 fn assert_contract(host: &TestHost, agent: &mut Probe, stranger: &mut Probe) {
-    wait_until("the heartbeat is stale", SOON, || agent.run(dial(host, 30)).is_denied());
+    wait_stale(host, agent, 30);
     let denied = agent.run(dial(host, 30));
     assert_eq!(denied.errno, EACCES);
     assert!(denied.micros < 200_000, "{denied:?}");
@@ -156,7 +166,7 @@ fn process_that_began_and_forked_while_no_daemon_ran_is_known_afterwards() {
     host.cgroup("strict");
     host.daemon.kill();
     let mut agent = host.agent("strict");
-    wait_until("the heartbeat is stale", SOON, || agent.run(dial(&host, 10)).is_denied());
+    wait_stale(&host, &mut agent, 10);
     host.daemon.start();
     assert!(agent.run(dial(&host, 10)).is_ok());
     assert!(agent.run(dial(&host, 50)).is_denied());
