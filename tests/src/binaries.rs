@@ -1,6 +1,7 @@
 //! Where the daemon and the probe are: beside the test's own executable, and fresh.
 //!
-//! `AGENT_ENFORCER_BIN` names another daemon, for instance an installed one.
+//! `AGENT_ENFORCER_BIN` names another daemon, for instance an installed one, `AGENT_PROBE_BIN` another
+//! probe.
 
 use std::{
     env, fs,
@@ -43,7 +44,9 @@ pub fn daemon() -> &'static Path {
 /// The probe's binary.
 pub fn probe() -> &'static Path {
     static PROBE: OnceLock<PathBuf> = OnceLock::new();
-    PROBE.get_or_init(|| beside("agent-probe"))
+    PROBE.get_or_init(|| {
+        env::var_os("AGENT_PROBE_BIN").map_or_else(|| beside("agent-probe"), PathBuf::from)
+    })
 }
 
 fn beside(name: &str) -> PathBuf {

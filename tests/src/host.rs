@@ -59,8 +59,15 @@ agents:
     selectors: [["cgroup:path:@CG@/strict"]]
     tools: [model, web, mail, local]
     standing: [model, local]
-    on_miss: deny
+    stall_limit: 0s
     socket_mark: 42
+  - name: curt
+    owner: owner@example.com
+    purpose: Is denied by the kernel what it has no verdict for
+    selectors: [["cgroup:path:@CG@/curt"]]
+    tools: [model, web, mail]
+    standing: [model]
+    on_miss: deny
   - name: watched
     owner: owner@example.com
     purpose: Is only watched
@@ -264,9 +271,24 @@ impl TestHost {
         fs::write(self.daemon.policy_directory().join("policy.yaml"), policy).expect("an own file");
     }
 
-    /// A probe in the cgroup that belongs to an agent of [`POLICY`].
+    /// A probe in the cgroup that belongs to an agent of [`POLICY`], attested if a daemon runs: its
+    /// first call does not wait for its digest.
     pub fn agent(&self, name: &str) -> Probe {
-        Probe::start(binaries::probe(), &self.cgroup(name), None, &self.network.agents)
+        let probe = Probe::start(binaries::probe(), &self.cgroup(name), None, &self.network.agents);
+        self.wait_attested(&probe);
+        probe
+    }
+
+    fn wait_attested(&self, probe: &Probe) {
+        if !self.daemon.is_started() {
+            return;
+        }
+        let known = poll_for(SOON, || {
+            let explained = self.explain(probe.pid(), "192.0.2.50:7000");
+            let hashing = explained["steps"].to_string().contains("is being hashed");
+            (!hashing).then_some(())
+        });
+        assert!(known.is_some(), "the probe is not hashed\n{}", self.daemon.log());
     }
 
     /// A probe that is no agent's.
@@ -276,7 +298,9 @@ impl TestHost {
 
     /// A probe of another user, executable and cgroup.
     pub fn probe(&self, program: &Path, cgroup: &str, uid: Option<u32>) -> Probe {
-        Probe::start(program, &self.cgroup(cgroup), uid, &self.network.agents)
+        let probe = Probe::start(program, &self.cgroup(cgroup), uid, &self.network.agents);
+        self.wait_attested(&probe);
+        probe
     }
 
     /// A copy of the probe at a path of its own.

@@ -16,6 +16,7 @@ use crate::{
     binaries,
     network::Namespace,
     script::{Op, Reply, Request},
+    wait::{SOON, poll_for},
 };
 
 /// How long a probe may take where nothing else is said.
@@ -85,6 +86,13 @@ impl Probe {
         let ticket = self.request(op, false);
         self.wait_for(ticket, PATIENCE)
             .unwrap_or_else(|| panic!("the probe does not answer: {what}"))
+    }
+
+    /// Becomes a program that serves as this one does, and waits until it serves.
+    pub fn become_program(&mut self, path: &Path, from_thread: bool) -> Reply {
+        let path = path.display().to_string();
+        self.request(Op::Exec { path, from_thread }, false);
+        self.run(Op::Pid)
     }
 
     /// Begins something in a thread of its own.
@@ -164,6 +172,23 @@ impl Probe {
     /// Receives within two seconds.
     pub fn receive(&mut self, name: &str) -> Reply {
         self.run(Op::Receive { name: name.to_owned(), timeout_ms: 2000 })
+    }
+
+    /// A new UDP socket is denied to send, which nothing may pass: a question that is answered too
+    /// late for the hook loses the datagram, so it is sent until it is denied.
+    pub fn is_denied_to_send(&mut self, name: &str, address: SocketAddr) -> bool {
+        poll_for(SOON, || (self.send_to(name, address, "leak").errno == libc::EACCES).then_some(()))
+            .is_some()
+    }
+
+    /// As [`Self::echoes`] for datagrams: the first may be lost while it is decided.
+    pub fn echoes_soon(&mut self, name: &str) -> bool {
+        let receive = |name: &str| Op::Receive { name: name.to_owned(), timeout_ms: 100 };
+        poll_for(SOON, || {
+            (self.send(name, "echo").is_ok() && self.run(receive(name)).data == "echo")
+                .then_some(())
+        })
+        .is_some()
     }
 
     /// A byte there and back: the flow lives.

@@ -234,4 +234,10 @@ impl Reply {
     pub const fn is_ok(&self) -> bool {
         self.errno == 0
     }
+
+    /// Whether a TCP call was denied: `EACCES` where the answer was there or came while the call
+    /// waited in the hook, `ECONNABORTED` where it was held until its denial.
+    pub const fn is_denied(&self) -> bool {
+        matches!(self.errno, libc::EACCES | libc::ECONNABORTED)
+    }
 }

@@ -121,7 +121,15 @@ impl Flow {
             Some(
                 FlowState::Fresh | FlowState::Pending | FlowState::Allowed | FlowState::Denied,
             )
-            | None => self.rejudge(packet.destination, state),
+            | None => {
+                let outcome = self.rejudge(packet.destination, state);
+                // The reset of a flow that has just ended is the first packet to find out.
+                let ended = self.tag.state == FlowState::Ended as u8;
+                if outcome == PacketOutcome::Drop && ended && packet.is_bare_reset(&Skb(self.skb)) {
+                    return PacketOutcome::Pass;
+                }
+                outcome
+            }
         }
     }
 

@@ -17,7 +17,7 @@ fn leaves_strangers_alone_and_tells_nothing_of_them() {
     assert!(stranger.socket("ping", host.at(50), libc::SOCK_RAW).errno != EACCES);
     // A later event of an agent proves that earlier ones would be there.
     let mut agent = host.agent("strict");
-    assert_eq!(agent.connect("a", host.at(50)).errno, EACCES);
+    assert!(agent.connect("a", host.at(50)).is_denied());
     host.wait_denied("no_tool", agent.pid());
     let events = host.events();
     assert!(events[before..].iter().all(|event| event.pid() != u64::from(stranger.pid())));
@@ -41,8 +41,8 @@ fn allows_standing_tool_without_a_grant() {
 fn assert_denied(host: &TestHost, agent: &str, to: u8, reason: &str) {
     let mut probe = host.agent(agent);
     for peer in [host.at(to), host.at6(to)] {
-        assert_eq!(probe.connect("t", peer).errno, EACCES, "{peer} {reason}");
-        assert_eq!(probe.send_to("u", peer, "leak").errno, EACCES, "{peer} {reason}");
+        assert!(probe.connect("t", peer).is_denied());
+        assert!(probe.is_denied_to_send("u", peer));
         assert!(probe.socket("c", peer, SOCK_DGRAM).is_ok());
         assert!(host.servers.at(peer).is_empty());
     }
@@ -75,6 +75,29 @@ fn denies_tool_that_is_not_approved() {
 }
 
 #[test]
+fn denies_for_the_same_reasons_in_the_kernel_as_the_daemon() {
+    let host = TestHost::start();
+    for (to, reason) in [(20, "no_grant"), (40, "tool_not_approved"), (50, "no_tool")] {
+        let mut agent = host.agent("curt");
+        assert!(agent.run(agent_enforcer_tests::Op::Dial { address: host.at(to) }).is_denied());
+        let explained = host.explain(agent.pid(), &host.at(to).to_string());
+        assert_eq!(explained["reason"], reason);
+        host.wait_denied(reason, agent.pid());
+    }
+}
+
+#[test]
+fn kernel_denies_without_asking_where_the_agent_says_so() {
+    let host = TestHost::start();
+    let mut agent = host.agent("curt");
+    assert_eq!(agent.connect("t", host.at(20)).errno, EACCES);
+    assert_eq!(agent.send_to("u", host.at(20), "leak").errno, EACCES);
+    host.wait_denied("no_grant", agent.pid());
+    assert_eq!(host.counter("requests"), 0);
+    assert!(agent.connect("g", host.at(10)).is_ok());
+}
+
+#[test]
 fn denies_approved_tool_without_a_grant_where_the_agent_must_not_wait() {
     assert_denied(&TestHost::start(), "strict", 20, "no_grant");
 }
@@ -84,9 +107,9 @@ fn grant_of_an_agent_is_none_for_another() {
     let host = TestHost::start();
     host.grant(&GrantRequest::agent("hasty", "web"));
     let (mut other, mut granted) = (host.agent("strict"), host.agent("hasty"));
-    assert_eq!(other.connect("a", host.at(20)).errno, EACCES);
+    assert!(other.connect("a", host.at(20)).is_denied());
     assert!(granted.connect("a", host.at(20)).is_ok());
-    assert_eq!(other.connect("b", host.at(20)).errno, EACCES);
+    assert!(other.connect("b", host.at(20)).is_denied());
     host.wait_denied("no_grant", other.pid());
 }
 
@@ -96,7 +119,7 @@ fn grant_of_a_tool_is_none_for_another() {
     host.grant(&GrantRequest::agent("strict", "web"));
     let mut agent = host.agent("strict");
     assert!(agent.connect("a", host.at(20)).is_ok());
-    assert_eq!(agent.connect("b", host.at(30)).errno, EACCES);
+    assert!(agent.connect("b", host.at(30)).is_denied());
 }
 
 #[test]
