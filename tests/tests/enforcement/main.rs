@@ -1,0 +1,3 @@
+//! What the daemon and its kernel programs do to real processes.
+
+mod basics;
