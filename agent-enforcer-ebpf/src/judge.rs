@@ -12,6 +12,7 @@ use agent_enforcer_common::{
 
 use crate::{
     decide::{Answer, Permit, Purpose, Refusal, look_up},
+    hooks::call::PROFILE_UNKNOWN,
     maps::counters,
     report::{self, Case},
     stall::{self, Asked, Patience},
@@ -55,16 +56,16 @@ pub(crate) enum Judgement {
 #[inline(always)]
 pub(crate) fn judge<const CURRENT: bool>(
     case: &Case<CURRENT>,
-    profile: Option<AgentProfile>,
+    profile: AgentProfile,
     past: Past,
     patience: Patience,
 ) -> Judgement {
-    let Some(profile) = profile else {
+    if profile.flags & PROFILE_UNKNOWN != 0 {
         return Judgement::Deny {
             refusal: Refusal::new(Reason::AgentUnknown),
             source: Source::Hook,
         };
-    };
+    }
     let audit = profile.flags & PROFILE_AUDIT != 0;
     match look_up(case, past.purpose, report::now_ns()) {
         Answer::Allow(permit) => Judgement::Allow { permit, source: Source::Map },

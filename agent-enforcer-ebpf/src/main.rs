@@ -24,7 +24,14 @@ use aya_ebpf::{
     macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, raw_tracepoint, sock_ops},
     programs::{RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
 };
-use hooks::{call::CallOutcome, cgroups, connect, egress, egress::PacketOutcome, lineage, sendmsg};
+use hooks::{
+    call::{self, CallOutcome},
+    cgroups,
+    connect::{Connect, V4, V6},
+    egress::{self, PacketOutcome},
+    lineage,
+    sendmsg::Sendmsg,
+};
 
 const EACCES: i32 = 13;
 const EAGAIN: i32 = 11;
@@ -57,22 +64,22 @@ fn packet_code(outcome: PacketOutcome) -> i32 {
 
 #[cgroup_sock_addr(connect4)]
 fn ae_connect4(ctx: SockAddrContext) -> i32 {
-    call_code(connect::connect4(&ctx))
+    call_code(call::sort_out::<V4, Connect>(&ctx))
 }
 
 #[cgroup_sock_addr(connect6)]
 fn ae_connect6(ctx: SockAddrContext) -> i32 {
-    call_code(connect::connect6(&ctx))
+    call_code(call::sort_out::<V6, Connect>(&ctx))
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn ae_sendmsg4(ctx: SockAddrContext) -> i32 {
-    call_code(sendmsg::sendmsg4(&ctx))
+    call_code(call::sort_out::<V4, Sendmsg>(&ctx))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn ae_sendmsg6(ctx: SockAddrContext) -> i32 {
-    call_code(sendmsg::sendmsg6(&ctx))
+    call_code(call::sort_out::<V6, Sendmsg>(&ctx))
 }
 
 #[cgroup_sock(sock_create)]

@@ -64,11 +64,34 @@ pub(crate) fn transport(kind: u32, protocol: u32) -> Option<Transport> {
     }
 }
 
+/// An address family of the hooks.
+pub(crate) trait Family {
+    /// Where the call goes.
+    ///
+    /// # Safety
+    ///
+    /// `sock_addr` is the context of a hook of this family.
+    unsafe fn destination(sock_addr: *mut bpf_sock_addr, protocol: u8) -> Destination;
+}
+
+/// What a hook does about a call that can be judged. A trait, as the compiler does not inline
+/// functions that are handed over, and the stack is shared.
+pub(crate) trait JudgeCall {
+    const HOOK: Hook;
+
+    fn judge(call: &Call) -> CallOutcome;
+}
+
+/// [`AgentProfile::flags`], on this side only: the agent has no profile.
+pub(crate) const PROFILE_UNKNOWN: u32 = 1 << 31;
+/// Stands in for a profile that is not there: everything is denied.
+pub(crate) const NOT_IN_POLICY: AgentProfile =
+    AgentProfile { flags: PROFILE_UNKNOWN, socket_mark: 0 };
+
 /// A call of an agent's process with an address.
 pub(crate) struct Call {
     pub(crate) case: Case<true>,
-    /// `None`: not in the policy.
-    pub(crate) profile: Option<AgentProfile>,
+    pub(crate) profile: AgentProfile,
     pub(crate) sock_addr: *mut bpf_sock_addr,
     pub(crate) sk: *mut bpf_sock,
     pub(crate) transport: Transport,
@@ -77,15 +100,11 @@ pub(crate) struct Call {
 /// Sorts the caller out: strangers pass at once, and everything about an agent's call that can't
 /// be judged is denied here.
 #[inline(always)]
-pub(crate) fn open(
-    ctx: &SockAddrContext,
-    hook: Hook,
-    destination: impl FnOnce(*mut bpf_sock_addr, u8) -> Destination,
-) -> Result<Call, CallOutcome> {
+pub(crate) fn sort_out<F: Family, J: JudgeCall>(ctx: &SockAddrContext) -> CallOutcome {
     let tgid = processes::current_tgid();
     let standing = processes::standing(tgid);
     if let Standing::Stranger = standing {
-        return Err(CallOutcome::Pass);
+        return CallOutcome::Pass;
     }
     let sock_addr = ctx.sock_addr;
     // SAFETY: plain fields of the context, which the verifier checks; `sk` is the call's socket.
@@ -96,30 +115,39 @@ pub(crate) fn open(
             core::ptr::read_volatile(&raw const (*sock_addr).__bindgen_anon_1.sk),
         )
     };
-    let mut case = Case {
-        tag: ProcessTag::default(),
-        destination: destination(sock_addr, protocol as u8),
-        // SAFETY: the context of a socket hook (4.12).
-        socket_cookie: unsafe { bpf_get_socket_cookie(sock_addr.cast()) },
-        // SAFETY: as above (5.8).
-        netns_cookie: unsafe { bpf_get_netns_cookie(sock_addr.cast()) },
-        tgid,
-        hook,
-        flags: 0,
+    let (tag, known) = match standing {
+        Standing::Agent(tag) => (tag, true),
+        Standing::Stranger | Standing::Untracked => (ProcessTag::default(), false),
     };
-    match standing {
-        Standing::Agent(tag) => case.tag = tag,
-        Standing::Stranger | Standing::Untracked => {
-            return Err(deny(&case, &Refusal::new(Reason::ProcessTableFull), false));
-        }
+    let transport = transport(kind, protocol);
+    let call = Call {
+        case: Case {
+            tag,
+            // SAFETY: the context of a hook of this family.
+            destination: unsafe { F::destination(sock_addr, protocol as u8) },
+            // SAFETY: the context of a socket hook (4.12).
+            socket_cookie: unsafe { bpf_get_socket_cookie(sock_addr.cast()) },
+            // SAFETY: as above (5.8).
+            netns_cookie: unsafe { bpf_get_netns_cookie(sock_addr.cast()) },
+            tgid,
+            hook: J::HOOK,
+            flags: 0,
+        },
+        profile: profiles::get(&tag.agent).unwrap_or(NOT_IN_POLICY),
+        sock_addr,
+        sk,
+        transport: transport.unwrap_or(Transport::Tcp),
+    };
+    if !known {
+        return deny(&call.case, &Refusal::new(Reason::ProcessTableFull), false);
     }
-    match transport(kind, protocol) {
-        Some(transport) => {
-            let profile = profiles::get(&case.tag.agent);
-            Ok(Call { case, profile, sock_addr, sk, transport })
-        }
-        None => Err(deny(&case, &Refusal::new(Reason::ProtocolNotAllowed), false)),
+    if call.profile.flags & PROFILE_UNKNOWN != 0 {
+        return deny(&call.case, &Refusal::new(Reason::AgentUnknown), false);
     }
+    if transport.is_none() {
+        return deny(&call.case, &Refusal::new(Reason::ProtocolNotAllowed), false);
+    }
+    J::judge(&call)
 }
 
 /// Denies, and tells where nobody else does. An agent in audit mode passes.
@@ -162,10 +190,8 @@ impl Call {
     /// Sets the agent's `SO_MARK`, where its policy names one.
     #[inline(always)]
     pub(crate) fn mark_socket(&self) {
-        if let Some(profile) = self.profile
-            && profile.socket_mark != 0
-        {
-            let mut mark = profile.socket_mark;
+        if self.profile.socket_mark != 0 {
+            let mut mark = self.profile.socket_mark;
             self.set_option(SOL_SOCKET, SO_MARK, &mut mark);
         }
     }

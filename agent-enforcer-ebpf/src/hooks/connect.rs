@@ -10,9 +10,9 @@ use agent_enforcer_common::{
     record::Hook,
     tag::FlowState,
 };
-use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
+use aya_ebpf::bindings::bpf_sock_addr;
 
-use super::call::{self, Call, CallOutcome, Transport};
+use super::call::{self, Call, CallOutcome, Family, JudgeCall, Transport};
 use crate::{
     decide::Refusal,
     judge::{Judgement, Past, Source, judge},
@@ -25,53 +25,57 @@ pub(super) const TCP_SYNCNT: i32 = 7;
 /// than people are asked (net/ipv4/tcp_timer.c doubles the interval up to two minutes).
 const HELD_SYN_RETRIES: u32 = 18;
 
-/// The destination of an IPv4 context.
-#[inline(always)]
-pub(crate) fn destination_v4(sock_addr: *mut bpf_sock_addr, protocol: u8) -> Destination {
-    // SAFETY: plain fields of the context, read whole as the verifier demands.
-    let (address, port) = unsafe {
-        (
-            core::ptr::read_volatile(&raw const (*sock_addr).user_ip4),
-            core::ptr::read_volatile(&raw const (*sock_addr).user_port),
-        )
-    };
-    Destination::v4(address.to_ne_bytes(), u16::from_be(port as u16), protocol)
-}
+/// `AF_INET`.
+pub(crate) struct V4;
+/// `AF_INET6`.
+pub(crate) struct V6;
 
-/// The destination of an IPv6 context. It does not tell the scope of a link-local address: egress
-/// does, from the interface.
-#[inline(always)]
-pub(crate) fn destination_v6(sock_addr: *mut bpf_sock_addr, protocol: u8) -> Destination {
-    // SAFETY: as in `destination_v4`; one 32-bit word at a time.
-    let (words, port) = unsafe {
-        (
-            [
-                core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[0]),
-                core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[1]),
-                core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[2]),
-                core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[3]),
-            ],
-            core::ptr::read_volatile(&raw const (*sock_addr).user_port),
-        )
-    };
-    // SAFETY: four words are sixteen bytes.
-    let octets: [u8; 16] = unsafe { core::mem::transmute(words) };
-    Destination::v6(octets, 0, u16::from_be(port as u16), protocol)
-}
-
-#[inline(always)]
-pub(crate) fn connect4(ctx: &SockAddrContext) -> CallOutcome {
-    match call::open(ctx, Hook::Connect, destination_v4) {
-        Ok(call) => connect(&call),
-        Err(outcome) => outcome,
+impl Family for V4 {
+    #[inline(always)]
+    unsafe fn destination(sock_addr: *mut bpf_sock_addr, protocol: u8) -> Destination {
+        // SAFETY: by the caller; plain fields of the context, read whole as the verifier demands.
+        let (address, port) = unsafe {
+            (
+                core::ptr::read_volatile(&raw const (*sock_addr).user_ip4),
+                core::ptr::read_volatile(&raw const (*sock_addr).user_port),
+            )
+        };
+        Destination::v4(address.to_ne_bytes(), u16::from_be(port as u16), protocol)
     }
 }
 
-#[inline(always)]
-pub(crate) fn connect6(ctx: &SockAddrContext) -> CallOutcome {
-    match call::open(ctx, Hook::Connect, destination_v6) {
-        Ok(call) => connect(&call),
-        Err(outcome) => outcome,
+impl Family for V6 {
+    /// Without the scope of a link-local address, which the context does not tell: egress does,
+    /// from the interface.
+    #[inline(always)]
+    unsafe fn destination(sock_addr: *mut bpf_sock_addr, protocol: u8) -> Destination {
+        // SAFETY: as above; one 32-bit word at a time.
+        let (words, port) = unsafe {
+            (
+                [
+                    core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[0]),
+                    core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[1]),
+                    core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[2]),
+                    core::ptr::read_volatile(&raw const (*sock_addr).user_ip6[3]),
+                ],
+                core::ptr::read_volatile(&raw const (*sock_addr).user_port),
+            )
+        };
+        // SAFETY: four words are sixteen bytes.
+        let octets: [u8; 16] = unsafe { core::mem::transmute(words) };
+        Destination::v6(octets, 0, u16::from_be(port as u16), protocol)
+    }
+}
+
+/// cgroup `connect4` and `connect6`.
+pub(crate) struct Connect;
+
+impl JudgeCall for Connect {
+    const HOOK: Hook = Hook::Connect;
+
+    #[inline(always)]
+    fn judge(call: &Call) -> CallOutcome {
+        connect(call)
     }
 }
 

@@ -142,7 +142,7 @@ impl Flow {
             };
         }
         let patience = if is_udp(&destination) { Patience::Wait } else { Patience::Ask };
-        let profile = profiles::get(&case.tag.agent);
+        let profile = profiles::get(&case.tag.agent).unwrap_or(call::NOT_IN_POLICY);
         match judge(&case, profile, past, patience) {
             Judgement::Allow { permit, source } => {
                 call::admit(self.tag, &destination, &permit);

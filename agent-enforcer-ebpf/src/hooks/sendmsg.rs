@@ -4,12 +4,8 @@
 //! wait on this plane: its datagram goes on and egress loses it, as networks do.
 
 use agent_enforcer_common::{reason::Reason, record::Hook, tag::FlowState};
-use aya_ebpf::programs::SockAddrContext;
 
-use super::{
-    call::{self, Call, CallOutcome},
-    connect::{destination_v4, destination_v6},
-};
+use super::call::{self, Call, CallOutcome, JudgeCall};
 use crate::{
     decide::{Answer, Purpose, Refusal, look_up},
     judge::{Judgement, Past, Source, judge},
@@ -19,19 +15,15 @@ use crate::{
     stall::{ASK_AGAIN_NS, Patience},
 };
 
-#[inline(always)]
-pub(crate) fn sendmsg4(ctx: &SockAddrContext) -> CallOutcome {
-    match call::open(ctx, Hook::Sendmsg, destination_v4) {
-        Ok(call) => sendmsg(&call),
-        Err(outcome) => outcome,
-    }
-}
+/// cgroup `sendmsg4` and `sendmsg6`.
+pub(crate) struct Sendmsg;
 
-#[inline(always)]
-pub(crate) fn sendmsg6(ctx: &SockAddrContext) -> CallOutcome {
-    match call::open(ctx, Hook::Sendmsg, destination_v6) {
-        Ok(call) => sendmsg(&call),
-        Err(outcome) => outcome,
+impl JudgeCall for Sendmsg {
+    const HOOK: Hook = Hook::Sendmsg;
+
+    #[inline(always)]
+    fn judge(call: &Call) -> CallOutcome {
+        sendmsg(call)
     }
 }
 
