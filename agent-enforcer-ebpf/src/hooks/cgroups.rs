@@ -55,7 +55,7 @@ pub(crate) fn mkdir(ctx: &RawTracePointContext) {
     scratch.below_user_slice = u32::from(is_below_user_slice(scratch));
     let mut slot = 0;
     while slot < SELECTOR_SLOTS {
-        compare(id, slot, scratch);
+        compare(id, slot);
         slot += 1;
     }
 }
@@ -78,11 +78,12 @@ pub(crate) fn rmdir(ctx: &RawTracePointContext) {
 }
 
 #[inline(always)]
-fn compare(id: u64, slot: u32, scratch: &mut Scratch) {
+fn compare(id: u64, slot: u32) {
     let Some(defaults) = selectors::defaults(slot) else { return };
     if defaults.patterns == 0 {
         return;
     }
+    let Some(scratch) = selectors::scratch() else { return };
     scratch.terms = TermSet::EMPTY;
     scratch.slot = slot;
     scratch.any_match = 0;
@@ -91,6 +92,9 @@ fn compare(id: u64, slot: u32, scratch: &mut Scratch) {
     unsafe {
         bpf_loop(patterns, compare_one as *mut c_void, core::ptr::null_mut(), 0);
     }
+    // Looked up anew: the callbacks wrote through references of their own, and what the compiler
+    // knows of the one from before the loop is no longer so.
+    let Some(scratch) = selectors::scratch() else { return };
     if scratch.any_match != 0 && selectors::set_cgroup(id, slot, &scratch.terms).is_err() {
         counters::count(Counter::CgroupTableFull);
         report::process(RecordKind::TableFull, 0, &ProcessTag::default());
@@ -123,6 +127,8 @@ extern "C" fn compare_one(turn: u64, _context: *mut c_void) -> u64 {
     unsafe {
         bpf_loop(STEP_LIMIT, step_one as *mut c_void, core::ptr::null_mut(), 0);
     }
+    // Anew, as in `compare`.
+    let Some(scratch) = selectors::scratch() else { return 1 };
     if scratch.matches != 0 {
         scratch.any_match = 1;
         let mut word = 0;
