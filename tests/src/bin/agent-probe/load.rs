@@ -39,13 +39,16 @@ fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or_default()
 }
 
-/// A new TCP socket.
-fn socket(address: SocketAddr, flags: i32) -> RawFd {
+/// A new TCP socket, or the errno.
+fn try_socket(address: SocketAddr, flags: i32) -> Result<RawFd, i32> {
     let domain = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: plain numbers.
     let fd = unsafe { libc::socket(domain, libc::SOCK_STREAM | flags, 0) };
-    assert!(fd >= 0, "a socket: {}", std::io::Error::last_os_error());
-    fd
+    if fd < 0 { Err(errno()) } else { Ok(fd) }
+}
+
+fn socket(address: SocketAddr, flags: i32) -> RawFd {
+    try_socket(address, flags).unwrap_or_else(|errno| panic!("no socket: errno {errno}"))
 }
 
 /// `connect`; 0 or the errno.
@@ -196,9 +199,15 @@ fn member(number: usize, address: SocketAddr, results: &[AtomicI32], waits: RawF
             }
         }
     }
-    let fd = socket(address, 0);
-    results[number].store(connect(fd, address), Ordering::SeqCst);
-    close(fd);
+    let result = match try_socket(address, 0) {
+        Ok(fd) => {
+            let result = connect(fd, address);
+            close(fd);
+            result
+        }
+        Err(errno) => errno,
+    };
+    results[number].store(result, Ordering::SeqCst);
     let mut byte = 0_u8;
     // SAFETY: room for one byte; returns when the other end is closed.
     unsafe { libc::read(waits, (&raw mut byte).cast(), 1) };
