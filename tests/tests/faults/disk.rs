@@ -78,6 +78,7 @@ fn full_disk_stops_no_enforcement_and_losses_are_told_when_there_is_room() {
     wait_until("events are lost", LONG, || host.counter("events_lost_disk") > 0);
     wait_until("every event was looked at", LONG, || host.counter("events_queued") == 0);
     assert!(host.counter("events_disk_errors") > 0);
+    assert!(host.cli(&["status"])["problems"].to_string().contains("events_lost_disk"));
     assert!(agent.connect("standing", host.at(10)).is_ok(), "what is allowed goes on");
     assert_eq!(agent.connect("denied", host.at(50)).errno, libc::EACCES);
 
