@@ -99,7 +99,7 @@ impl Probe {
 
     /// What came of it.
     pub fn finish_load(&mut self, ticket: Ticket) -> Tally {
-        let reply = self.wait_for(ticket, std::time::Duration::from_secs(60));
+        let reply = self.wait_for(ticket, std::time::Duration::from_mins(1));
         Tally::from_reply(&reply.expect("the probe answers in time"))
     }
 }

@@ -65,7 +65,7 @@ fn accounted(events: &[Event]) -> (u64, u64) {
 fn full_disk_stops_no_enforcement_and_losses_are_told_when_there_is_room() {
     // More lines than the daemon keeps in memory (16 MiB): a port each, so that none folds.
     const CALLS: u16 = 16_000;
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
     let mut host = TestHost::builder().stopped().build();
     let disk = SmallDisk::under_events_of(&host, "64k");
     host.daemon.start();

@@ -55,13 +55,13 @@ fn flood_of_questions_does_not_starve_another_agents_verdicts() {
     assert_eq!((tally.of(0), tally.total()), (0, 100), "{tally:?}");
     assert!(tally.longest_us < 2_000_000, "{tally:?}");
     assert!(other.connect("standing", host.at(10)).is_ok());
-    let flooded = flooder.finish_load(ticket);
-    assert_eq!(flooded.of(0), 0, "{flooded:?}");
+    let refused = flooder.finish_load(ticket);
+    assert_eq!(refused.of(0), 0, "{refused:?}");
     wait_until("the other's calls are told with their own reason", LONG, || {
         host.calls("denied", "tool_not_approved") == 100
     });
     wait_until("the flood's calls are told", LONG, || {
         let account = Account::of(&host);
-        account.denied + account.lost == flooded.total() + 100
+        account.denied + account.lost == refused.total() + 100
     });
 }
