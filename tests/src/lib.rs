@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod daemon;
 pub mod events;
 pub mod host;
+pub mod load;
 pub mod network;
 pub mod probe;
 pub mod script;

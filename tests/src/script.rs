@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::load::LoadOp;
+
 /// How a child comes to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ForkKind {
@@ -199,6 +201,8 @@ pub enum Op {
     LeaderExit,
     /// Ends the process at once.
     Exit,
+    /// Does something many times; data is a [`crate::load::Tally`].
+    Load(LoadOp),
 }
 
 /// What is asked of a probe.

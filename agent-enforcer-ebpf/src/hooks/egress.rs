@@ -11,6 +11,7 @@ use agent_enforcer_common::{
     id::GrantId,
     packet::{Load, Packet},
     process::ProcessTag,
+    reason::Reason,
     record::{CALL_LIVE_FLOW, Hook},
     tag::{FlowState, SocketTag, TAG_ADMITTED},
 };
@@ -164,6 +165,10 @@ impl Flow {
                 }
                 PacketOutcome::Pass
             }
+            // The daemon has the question; that it can't be repeated now decides nothing.
+            Judgement::Deny { refusal, source: Source::Hook } if pending && is_passing(&refusal) => {
+                hold_back(&destination)
+            }
             Judgement::Deny { refusal, source } => {
                 let told = match source {
                     Source::Daemon => Told::Yes,
@@ -238,6 +243,12 @@ fn refuse(case: &Case<false>, refusal: &Refusal, told: Told) -> PacketOutcome {
         Told::No => report::denied(case, refusal),
     }
     PacketOutcome::Drop
+}
+
+/// Whether a question was refused only for the load of this moment.
+#[inline(always)]
+fn is_passing(refusal: &Refusal) -> bool {
+    refusal.reason == Reason::RateLimited.raw() || refusal.reason == Reason::RingFull.raw()
 }
 
 #[inline(always)]

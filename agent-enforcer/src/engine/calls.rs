@@ -183,16 +183,38 @@ impl Engine {
             if lasting { UNTIL_NEXT_GENERATION_NS } else { now_ns + nanoseconds(PASSING) };
         let written = self.verdicts.deny(key.exec, key.destination, reason, tool, until_ns);
         self.check(written);
+        let record = &call.record;
+        let held = now_ns.saturating_sub(record.header.time_ns) > nanoseconds(HELD);
+        let live = record.flags & CALL_LIVE_FLOW != 0;
+        // A younger one is still waited for, or tells of itself with its next packet.
+        if self.report_denied(call, reason, tool) == Outcome::Denied && (held || live) {
+            self.reset_flow(record);
+        }
+    }
+
+    /// Denies a call for want of room. Where others of its group wait, a verdict would be theirs as
+    /// well: then its flow is ended without one.
+    fn deny_without_room(&mut self, key: GroupKey, call: &WaitingCall, tool: Option<ToolId>) {
+        let reason = Reason::PendingLimit;
+        if self.pending.first(&key).is_none() {
+            self.deny(key, call, reason, tool, false);
+        } else if self.report_denied(call, reason, tool) == Outcome::Denied {
+            self.reset_flow(&call.record);
+        }
+    }
+
+    /// Tells of a denial; what it comes to in the agent's mode.
+    fn report_denied(
+        &mut self,
+        call: &WaitingCall,
+        reason: Reason,
+        tool: Option<ToolId>,
+    ) -> Outcome {
         let WaitingCall { record, hook, pidfd: _ } = call;
         let audited = self.is_audited(record);
         let outcome = if audited { Outcome::Audited } else { Outcome::Denied };
         self.report(record, *hook, outcome, reason, tool, GrantId::NONE);
-        let held = now_ns.saturating_sub(record.header.time_ns) > nanoseconds(HELD);
-        let live = record.flags & CALL_LIVE_FLOW != 0;
-        // A younger one is still waited for, or tells of itself with its next packet.
-        if !audited && (held || live) {
-            self.reset_flow(record);
-        }
+        outcome
     }
 
     fn live_allowance(
@@ -222,7 +244,7 @@ impl Engine {
         let deadline_ns = record.header.time_ns.saturating_add(nanoseconds(limit));
         if self.pending.add(key, call, awaits, deadline_ns) == Err(Full) {
             let call = WaitingCall { record, hook, pidfd: None };
-            self.deny(key, &call, Reason::PendingLimit, None, false);
+            self.deny_without_room(key, &call, None);
         } else if let Awaits::Grant { reason: _, tool } = awaits {
             let none = GrantId::NONE;
             self.report(&record, hook, Outcome::Stalled, Reason::Stalled, Some(tool), none);
@@ -235,7 +257,7 @@ impl Engine {
         if asked {
             self.wait(key, call, Awaits::Use { tool }, IDENTITY_LIMIT);
         } else {
-            self.deny(key, &call, Reason::PendingLimit, Some(tool), false);
+            self.deny_without_room(key, &call, Some(tool));
         }
     }
 

@@ -77,7 +77,7 @@ impl Engine {
                     .to_owned(),
             );
         }
-        for name in ["cgroup_table_full", "bad_records", "lost_disk"] {
+        for name in ["cgroup_table_full", "bad_records", "events_lost_disk", "events_lost_queue"] {
             if let Some(count) = counters.get(name).filter(|count| **count > 0) {
                 problems.push(format!("counter `{name}` is {count}: see the daemon's log"));
             }

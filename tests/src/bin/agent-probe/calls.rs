@@ -14,7 +14,7 @@ use libc::{c_int, c_void, sockaddr_storage, socklen_t};
 use crate::serve::{Outcome, Sockets};
 
 /// An address as the kernel takes it.
-fn raw(address: SocketAddr) -> (sockaddr_storage, socklen_t) {
+pub(crate) fn raw(address: SocketAddr) -> (sockaddr_storage, socklen_t) {
     // SAFETY: all zeroes is a valid `sockaddr_storage`.
     let mut storage: sockaddr_storage = unsafe { zeroed() };
     let length = match address {
@@ -154,7 +154,7 @@ pub(crate) fn perform(sockets: &Sockets, op: Op) -> Outcome {
     }
 }
 
-fn get_int(fd: RawFd, level: c_int, option: c_int) -> (c_int, c_int) {
+pub(crate) fn get_int(fd: RawFd, level: c_int, option: c_int) -> (c_int, c_int) {
     let (mut value, mut length) = (0, size_of::<c_int>() as socklen_t);
     // SAFETY: an int and its length.
     let result =

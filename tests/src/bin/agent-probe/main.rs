@@ -5,6 +5,7 @@
 
 mod calls;
 mod lineage;
+mod load;
 mod serve;
 
 use std::{env, fs, os::unix::process::CommandExt as _, process::Command};

@@ -11,7 +11,7 @@ use std::{
 
 use agent_enforcer_tests::script::{Op, Reply, Request};
 
-use crate::{calls, lineage};
+use crate::{calls, lineage, load};
 
 /// Sockets by their names; shared by the threads.
 pub(crate) type Sockets = Arc<Mutex<HashMap<String, RawFd>>>;
@@ -97,6 +97,7 @@ pub(crate) fn perform(sockets: &Sockets, id: u64, op: Op) -> Option<Outcome> {
         | Op::SetUser { .. }
         | Op::EnterCgroup { .. }
         | Op::Alarm { .. } => lineage::perform(sockets, id, op),
+        Op::Load(op) => Some(load::perform(&op)),
         other => Some(calls::perform(sockets, other)),
     }
 }

@@ -1,0 +1,67 @@
+//! Agents that try as hard as they can.
+
+use agent_enforcer_tests::{TestHost, load::LoadOp, wait::wait_until};
+
+use crate::account::{Account, LONG, alone, kernel_denials};
+
+#[test]
+fn every_call_of_a_deny_flood_is_accounted_and_the_host_stays_responsive() {
+    const AGENTS: usize = 4;
+    let _alone = alone();
+    let host = TestHost::start();
+    let mut stranger = host.stranger();
+    let mut agents: Vec<_> = (0..AGENTS).map(|_| host.agent("strict")).collect();
+    for agent in &mut agents {
+        assert!(agent.connect("warm", host.at(10)).is_ok());
+    }
+    let flood = LoadOp::Flood { address: host.at(50), ports: 1, calls: u64::MAX, millis: 2000 };
+    let tickets: Vec<_> = agents.iter_mut().map(|agent| agent.begin_load(flood.clone())).collect();
+    // While it goes on:
+    let calm = LoadOp::Flood { address: host.at(10), ports: 1, calls: 200, millis: 20_000 };
+    let calm = stranger.load(calm);
+    assert_eq!((calm.of(0), calm.total()), (200, 200), "{calm:?}");
+    assert!(calm.longest_us < 1_000_000, "a host's connect waits for no agent: {calm:?}");
+    assert!(host.try_cli(&["status"]).status.success(), "the daemon answers");
+    let mut made = 0;
+    for (agent, ticket) in agents.iter_mut().zip(tickets) {
+        let tally = agent.finish_load(ticket);
+        assert_eq!(tally.of(libc::EACCES), tally.total(), "{tally:?}");
+        made += tally.total();
+    }
+    assert!(made > 10_000, "{made} calls in two seconds are no flood");
+    wait_until("every call is told or counted as lost", LONG, || {
+        let account = Account::of(&host);
+        account.denied + account.lost == made
+    });
+    assert_eq!(kernel_denials(&host), made);
+    assert!(host.servers.at(host.at(50)).is_empty(), "nothing went out");
+    eprintln!("{} denied calls/s, {} records lost", made / 2, Account::of(&host).lost);
+}
+
+#[test]
+fn flood_of_questions_does_not_starve_another_agents_verdicts() {
+    let _alone = alone();
+    let host = TestHost::start();
+    let mut flooder = host.agent("waits");
+    let mut other = host.agent("hasty");
+    for agent in [&mut flooder, &mut other] {
+        assert!(agent.connect("warm", host.at(10)).is_ok());
+    }
+    let flood = LoadOp::Flood { address: host.at(50), ports: 50_000, calls: u64::MAX, millis: 3000 };
+    let ticket = flooder.begin_load(flood);
+    // Each port is a question of its own.
+    let asks = LoadOp::Flood { address: host.at(40), ports: 100, calls: 100, millis: 20_000 };
+    let tally = other.load(asks);
+    assert_eq!((tally.of(0), tally.total()), (0, 100), "{tally:?}");
+    assert!(tally.longest_us < 2_000_000, "{tally:?}");
+    assert!(other.connect("standing", host.at(10)).is_ok());
+    let refused = flooder.finish_load(ticket);
+    assert_eq!(refused.of(0), 0, "{refused:?}");
+    wait_until("the other's calls are told with their own reason", LONG, || {
+        host.calls("denied", "tool_not_approved") == 100
+    });
+    wait_until("the flood's calls are told", LONG, || {
+        let account = Account::of(&host);
+        account.denied + account.lost == refused.total() + 100
+    });
+}
