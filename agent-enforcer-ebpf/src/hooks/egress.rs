@@ -166,7 +166,9 @@ impl Flow {
                 PacketOutcome::Pass
             }
             // The daemon has the question; that it can't be repeated now decides nothing.
-            Judgement::Deny { refusal, source: Source::Hook } if pending && is_passing(&refusal) => {
+            Judgement::Deny { refusal, source: Source::Hook }
+                if pending && is_passing(&refusal) =>
+            {
                 hold_back(&destination)
             }
             Judgement::Deny { refusal, source } => {

@@ -11,7 +11,11 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// Denied calls as the events tell them, whatever the reason.
 fn denied(events: &[Event]) -> u64 {
-    events.iter().filter(|event| event.is_call() && event.outcome() == "denied").map(Event::count).sum()
+    events
+        .iter()
+        .filter(|event| event.is_call() && event.outcome() == "denied")
+        .map(Event::count)
+        .sum()
 }
 
 /// Records that the events say were lost.

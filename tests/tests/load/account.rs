@@ -58,6 +58,7 @@ fn is_lost_denial(event: &Event) -> bool {
 pub fn kernel_denials(host: &TestHost) -> u64 {
     let status = host.cli(&["status"]);
     let reasons = status["reasons"].as_object().expect("a map");
-    let denies = |word: &str| !matches!(word, "allowed_standing" | "allowed_grant" | "audited" | "stalled");
+    let denies =
+        |word: &str| !matches!(word, "allowed_standing" | "allowed_grant" | "audited" | "stalled");
     reasons.iter().filter(|(word, _)| denies(word)).filter_map(|(_, count)| count.as_u64()).sum()
 }

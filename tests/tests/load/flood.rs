@@ -47,7 +47,8 @@ fn flood_of_questions_does_not_starve_another_agents_verdicts() {
     for agent in [&mut flooder, &mut other] {
         assert!(agent.connect("warm", host.at(10)).is_ok());
     }
-    let flood = LoadOp::Flood { address: host.at(50), ports: 50_000, calls: u64::MAX, millis: 3000 };
+    let flood =
+        LoadOp::Flood { address: host.at(50), ports: 50_000, calls: u64::MAX, millis: 3000 };
     let ticket = flooder.begin_load(flood);
     // Each port is a question of its own.
     let asks = LoadOp::Flood { address: host.at(40), ports: 100, calls: 100, millis: 20_000 };

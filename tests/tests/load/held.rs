@@ -65,7 +65,8 @@ fn a_thousand_waiting_calls_time_out_and_each_is_told_once() {
     let _alone = alone();
     let host = host("4s");
     let mut agents = hold(&host);
-    let tickets = agents.each_mut().map(|agent| agent.begin_load(LoadOp::Settle { millis: 40_000 }));
+    let tickets =
+        agents.each_mut().map(|agent| agent.begin_load(LoadOp::Settle { millis: 40_000 }));
     for (agent, ticket) in agents.iter_mut().zip(tickets) {
         let tally = agent.finish_load(ticket);
         assert_eq!((tally.of(0), tally.of(libc::ETIME)), (0, 0), "{tally:?}");
