@@ -136,8 +136,16 @@ impl GrantRequest {
 
     fn new(kind: &str, holder: &str, tool: &str) -> Self {
         let arguments = [
-            "grant", "issue", kind, holder, "--tool", tool, "--on-behalf-of", "ada@example.com",
-            "--task", "TASK-1",
+            "grant",
+            "issue",
+            kind,
+            holder,
+            "--tool",
+            tool,
+            "--on-behalf-of",
+            "ada@example.com",
+            "--task",
+            "TASK-1",
         ];
         Self { arguments: arguments.map(str::to_owned).to_vec(), lifetime: "15m".to_owned() }
     }

@@ -84,7 +84,8 @@ impl Probe {
     pub fn run(&mut self, op: Op) -> Reply {
         let what = format!("{op:?}");
         let ticket = self.request(op, false);
-        self.wait_for(ticket, PATIENCE).unwrap_or_else(|| panic!("the probe does not answer: {what}"))
+        self.wait_for(ticket, PATIENCE)
+            .unwrap_or_else(|| panic!("the probe does not answer: {what}"))
     }
 
     /// Becomes a program that serves as this one does, and waits until it serves.
@@ -161,7 +162,11 @@ impl Probe {
 
     /// Sends over a connected socket.
     pub fn send(&mut self, name: &str, data: &str) -> Reply {
-        self.run(Op::Send { name: name.to_owned(), data: data.to_owned(), flags: libc::MSG_NOSIGNAL })
+        self.run(Op::Send {
+            name: name.to_owned(),
+            data: data.to_owned(),
+            flags: libc::MSG_NOSIGNAL,
+        })
     }
 
     /// Receives within two seconds.
@@ -172,17 +177,16 @@ impl Probe {
     /// A new UDP socket is denied to send, which nothing may pass: a question that is answered too
     /// late for the hook loses the datagram, so it is sent until it is denied.
     pub fn is_denied_to_send(&mut self, name: &str, address: SocketAddr) -> bool {
-        poll_for(SOON, || {
-            (self.send_to(name, address, "leak").errno == libc::EACCES).then_some(())
-        })
-        .is_some()
+        poll_for(SOON, || (self.send_to(name, address, "leak").errno == libc::EACCES).then_some(()))
+            .is_some()
     }
 
     /// As [`Self::echoes`] for datagrams: the first may be lost while it is decided.
     pub fn echoes_soon(&mut self, name: &str) -> bool {
         let receive = |name: &str| Op::Receive { name: name.to_owned(), timeout_ms: 100 };
         poll_for(SOON, || {
-            (self.send(name, "echo").is_ok() && self.run(receive(name)).data == "echo").then_some(())
+            (self.send(name, "echo").is_ok() && self.run(receive(name)).data == "echo")
+                .then_some(())
         })
         .is_some()
     }

@@ -46,9 +46,13 @@ fn event_of_a_denied_call_is_an_ocsf_refusal() {
     let mut agent = host.agent("strict");
     assert!(agent.connect("a", host.at6(50)).is_denied());
     let event = host.wait_denied("no_tool", agent.pid());
-    for (field, wanted) in
-        [("/class_uid", 4001), ("/activity_id", 5), ("/type_uid", 400_105), ("/action_id", 2), ("/disposition_id", 2)]
-    {
+    for (field, wanted) in [
+        ("/class_uid", 4001),
+        ("/activity_id", 5),
+        ("/type_uid", 400_105),
+        ("/action_id", 2),
+        ("/disposition_id", 2),
+    ] {
         assert_eq!(event.number(field), Some(wanted), "{field}");
     }
     assert_eq!(event.text("/dst_endpoint/ip"), "2001:db8::50");

@@ -1,7 +1,9 @@
 //! Sockets that skip one hook or another are refused when they are made.
 
 use agent_enforcer_tests::{Op, TestHost};
-use libc::{AF_INET, AF_INET6, EACCES, EPROTONOSUPPORT, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM};
+use libc::{
+    AF_INET, AF_INET6, EACCES, EPROTONOSUPPORT, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM,
+};
 
 const MPTCP: i32 = 262;
 const UDP_LITE: i32 = 136;
@@ -42,7 +44,10 @@ fn assert_refused(kinds: &[(i32, i32)], must_exist: bool) {
 
 #[test]
 fn b02_refuses_raw_sockets() {
-    assert_refused(&[(SOCK_RAW, libc::IPPROTO_ICMP), (SOCK_RAW, libc::IPPROTO_RAW), (SOCK_RAW, 6)], true);
+    assert_refused(
+        &[(SOCK_RAW, libc::IPPROTO_ICMP), (SOCK_RAW, libc::IPPROTO_RAW), (SOCK_RAW, 6)],
+        true,
+    );
 }
 
 #[test]

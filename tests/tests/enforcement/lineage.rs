@@ -70,9 +70,7 @@ fn e07_program_in_memory_stays_the_agents() {
 
 #[test]
 fn e08_program_behind_the_loader_stays_the_agents() {
-    assert_stays_agent(|_, op| {
-        run(&["/lib64/ld-linux-x86-64.so.2", &probe(), "once", &once(&op)])
-    });
+    assert_stays_agent(|_, op| run(&["/lib64/ld-linux-x86-64.so.2", &probe(), "once", &once(&op)]));
 }
 
 #[test]

@@ -67,7 +67,8 @@ fn processes_of_a_removed_agent_are_denied_everything() {
     let mut agent = host.agent("strict");
     assert!(agent.connect("live", host.at(10)).is_ok());
     assert!(agent.echoes("live"));
-    let removed = POLICY.find("  - name: strict").unwrap()..POLICY.find("  - name: watched").unwrap();
+    let removed =
+        POLICY.find("  - name: strict").unwrap()..POLICY.find("  - name: watched").unwrap();
     let mut policy = POLICY.to_owned();
     policy.replace_range(removed, "");
     host.write_policy(&policy);

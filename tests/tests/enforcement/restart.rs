@@ -153,7 +153,8 @@ fn there_is_no_moment_without_enforcement_while_daemons_change() {
         done.store(true, Ordering::Relaxed);
     });
     assert_eq!(slips.into_inner(), 0);
-    assert!(tries.into_inner() > 20);
+    // A call made just before a daemon dies is held until the next one: one try a restart is sure.
+    assert!(tries.into_inner() >= 4);
     assert!(host.servers.at(host.at(50)).is_empty());
     assert!(agent.run(dial(&host, 40)).is_denied());
     let after = host.wait_denied("tool_not_approved", agent.pid());

@@ -44,8 +44,7 @@ fn digest(path: &Path) -> String {
 
 #[test]
 fn recognises_processes_of_a_user() {
-    let host =
-        TestHost::builder().policy(&policy(&format!("[unix:uid:{USER}]"))).build();
+    let host = TestHost::builder().policy(&policy(&format!("[unix:uid:{USER}]"))).build();
     let program = host.copy_of_probe("program");
     assert_agent(&host, &mut host.probe(&program, "anywhere", Some(USER)));
     assert_stranger(&host, &mut host.probe(&program, "anywhere", Some(USER + 1)));
@@ -54,7 +53,8 @@ fn recognises_processes_of_a_user() {
 
 #[test]
 fn recognises_executables_that_were_there_and_that_come_later() {
-    let host = TestHost::builder().policy(&policy(r#"["unix:path:@DIR@/agent-*"]"#)).stopped().build();
+    let host =
+        TestHost::builder().policy(&policy(r#"["unix:path:@DIR@/agent-*"]"#)).stopped().build();
     let mut host = host;
     let early = host.copy_of_probe("agent-early");
     let other = host.copy_of_probe("other");
@@ -71,7 +71,8 @@ fn recognises_executables_that_were_there_and_that_come_later() {
 
 #[test]
 fn recognises_hard_link_of_an_executable() {
-    let mut host = TestHost::builder().policy(&policy(r#"["unix:path:@DIR@/agent"]"#)).stopped().build();
+    let mut host =
+        TestHost::builder().policy(&policy(r#"["unix:path:@DIR@/agent"]"#)).stopped().build();
     let program = host.copy_of_probe("agent");
     let link = host.directory().join("innocent");
     std::fs::hard_link(&program, &link).unwrap();
@@ -95,8 +96,14 @@ fn recognises_cgroups_that_were_there_before_it_runs() {
     let cgroup = host.cgroup("team/jobs/one");
     host.daemon.start();
     assert!(cgroup.exists());
-    assert_agent(&host, &mut host.probe(agent_enforcer_tests::binaries::probe(), "team/jobs/one", None));
-    assert_stranger(&host, &mut host.probe(agent_enforcer_tests::binaries::probe(), "team/other", None));
+    assert_agent(
+        &host,
+        &mut host.probe(agent_enforcer_tests::binaries::probe(), "team/jobs/one", None),
+    );
+    assert_stranger(
+        &host,
+        &mut host.probe(agent_enforcer_tests::binaries::probe(), "team/other", None),
+    );
 }
 
 #[test]
@@ -124,7 +131,8 @@ fn denies_executable_with_another_digest_than_demanded() {
     changed.push(0);
     let replacement = host.directory().join("replacement");
     std::fs::write(&replacement, changed).unwrap();
-    std::fs::set_permissions(&replacement, std::fs::metadata(&program).unwrap().permissions()).unwrap();
+    std::fs::set_permissions(&replacement, std::fs::metadata(&program).unwrap().permissions())
+        .unwrap();
     std::fs::rename(&replacement, &program).unwrap();
     wait_until("the new file is recognised", SOON, || {
         let probe = host.probe(&program, "anywhere", None);

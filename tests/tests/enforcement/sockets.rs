@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use agent_enforcer_tests::{Op, Probe, Servers, TestHost, What, wait::{SOON, wait_until}};
+use agent_enforcer_tests::{
+    Op, Probe, Servers, TestHost, What,
+    wait::{SOON, wait_until},
+};
 use libc::{EACCES, SOCK_DGRAM, SOCK_STREAM};
 
 const MSG_FASTOPEN: i32 = 0x2000_0000;
@@ -47,7 +50,11 @@ fn a03_fast_open_connect_is_judged_as_a_connect() {
         assert!(agent.run(Op::SetOption { name: name(socket), level, option, value }).is_ok());
         let connected = agent.run(Op::Connect { name: name(socket), address: peer });
         // A held connect returns at once and fails when it is used.
-        assert!(if socket == "g" { connected.is_ok() } else { connected.is_denied() || !agent.echoes("e") });
+        assert!(if socket == "g" {
+            connected.is_ok()
+        } else {
+            connected.is_denied() || !agent.echoes("e")
+        });
     }
     assert!(agent.echoes("g"));
     assert!(host.servers.at(host.at(50)).is_empty());
@@ -126,8 +133,12 @@ fn a17_a18_broadcast_multicast_and_metadata_are_denied() {
     let host = TestHost::start();
     let mut agent = host.agent("strict");
     let peers = [
-        "255.255.255.255:5353", "192.0.2.255:5353", "224.0.0.251:5353", "[ff02::fb%2]:5353",
-        "169.254.169.254:80", "[fd00:ec2::254]:80",
+        "255.255.255.255:5353",
+        "192.0.2.255:5353",
+        "224.0.0.251:5353",
+        "[ff02::fb%2]:5353",
+        "169.254.169.254:80",
+        "[fd00:ec2::254]:80",
     ];
     for peer in peers {
         let peer: SocketAddr = peer.parse().unwrap();
@@ -140,7 +151,13 @@ fn a17_a18_broadcast_multicast_and_metadata_are_denied() {
 }
 
 /// A datagram that names a granted peer and would go by another is dropped and told.
-fn assert_source_route(host: &TestHost, agent: &mut Probe, socket: &str, peer: SocketAddr, via: SocketAddr) {
+fn assert_source_route(
+    host: &TestHost,
+    agent: &mut Probe,
+    socket: &str,
+    peer: SocketAddr,
+    via: SocketAddr,
+) {
     let _sent = agent.run(send_to(socket, peer, "leak", 0));
     host.wait_denied("source_route", agent.pid());
     assert!(host.servers.at(via).is_empty() && host.servers.at(peer).is_empty());
@@ -159,7 +176,8 @@ fn ipv6_routing_header_is_dropped() {
         let SocketAddr::V6(hop) = hop else { panic!("an IPv6 address") };
         value.extend(hop.ip().octets());
     }
-    let set = Op::SetOption { name: name("u"), level: libc::IPPROTO_IPV6, option: IPV6_RTHDR, value };
+    let set =
+        Op::SetOption { name: name("u"), level: libc::IPPROTO_IPV6, option: IPV6_RTHDR, value };
     let set = agent.run(set);
     assert!(set.is_ok(), "this kernel takes no routing header: {set:?}");
     assert_source_route(&host, &mut agent, "u", host.at6(10), host.at6(50));
@@ -172,7 +190,8 @@ fn a21_ipv4_source_route_is_dropped() {
     assert!(agent.socket("u", host.at(10), SOCK_DGRAM).is_ok());
     // Loose source route by .50 (RFC 791), and the end of the options.
     let value = vec![131, 7, 4, 192, 0, 2, 50, 0];
-    let set = Op::SetOption { name: name("u"), level: libc::IPPROTO_IP, option: libc::IP_OPTIONS, value };
+    let set =
+        Op::SetOption { name: name("u"), level: libc::IPPROTO_IP, option: libc::IP_OPTIONS, value };
     let set = agent.run(set);
     assert!(set.is_ok(), "this kernel takes no source route: {set:?}");
     assert_source_route(&host, &mut agent, "u", host.at(10), host.at(50));

@@ -50,7 +50,9 @@ fn blocking_ipv6_connect_waits_for_its_grant() {
 
 #[test]
 fn connect_to_mapped_address_waits_for_the_grant_of_its_ipv4_address() {
-    assert_connect_waits_for_grant(|host| ("[::ffff:192.0.2.20]:7000".parse().unwrap(), host.at(20)));
+    assert_connect_waits_for_grant(|host| {
+        ("[::ffff:192.0.2.20]:7000".parse().unwrap(), host.at(20))
+    });
 }
 
 #[test]
@@ -119,16 +121,14 @@ fn nonblocking_datagram_is_told_to_try_again_while_undecided() {
     for (socket, peer) in [("4", host.at(20)), ("6", host.at6(20))] {
         assert!(agent.socket(socket, peer, SOCK_DGRAM).is_ok());
         agent.run(Op::Nonblocking { name: name(socket), on: true });
-        let send =
-            Op::SendTo { name: name(socket), address: peer, data: name("early"), flags: 0 };
+        let send = Op::SendTo { name: name(socket), address: peer, data: name("early"), flags: 0 };
         assert_eq!(agent.run(send.clone()).errno, EAGAIN);
         assert!(host.servers.at(peer).is_empty());
     }
     host.wait_call("stalled", "stalled", agent.pid());
     host.grant(&GrantRequest::agent("waits", "web"));
     for (socket, peer) in [("4", host.at(20)), ("6", host.at6(20))] {
-        let send =
-            Op::SendTo { name: name(socket), address: peer, data: name("late"), flags: 0 };
+        let send = Op::SendTo { name: name(socket), address: peer, data: name("late"), flags: 0 };
         assert!(agent.run(send).is_ok());
         assert_eq!(agent.receive(socket).data, "late");
         assert_eq!(host.servers.at(peer), [What::Datagram(b"late".to_vec())]);
