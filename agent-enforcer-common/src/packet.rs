@@ -65,6 +65,7 @@ impl Packet {
         Ok(Self { destination, transport: 20, length })
     }
 
+    #[expect(clippy::indexing_slicing, reason = "24 + 15 is below 44")]
     #[inline(always)]
     fn parse_v6(packet: &impl Load, interface: u32) -> Result<Self, Reason> {
         let header = packet.load::<44>(0).ok_or(Reason::MalformedPacket)?;
@@ -126,10 +127,9 @@ impl Packet {
 #[inline(always)]
 fn port(packet: &impl Load, protocol: u8, transport: u32) -> Result<u16, Reason> {
     match protocol {
-        PROTOCOL_TCP | PROTOCOL_UDP => packet
-            .load::<2>(transport + 2)
-            .map(u16::from_be_bytes)
-            .ok_or(Reason::MalformedPacket),
+        PROTOCOL_TCP | PROTOCOL_UDP => {
+            packet.load::<2>(transport + 2).map(u16::from_be_bytes).ok_or(Reason::MalformedPacket)
+        }
         _ => Err(Reason::ProtocolNotAllowed),
     }
 }
@@ -199,7 +199,10 @@ mod tests {
         let mut fragment = v4(PROTOCOL_UDP);
         fragment[7] = 1;
         assert_eq!(parsed(&fragment), Err(Reason::MalformedPacket));
-        let endless = v6(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let endless = v6(&[
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ]);
         assert_eq!(parsed(&endless), Err(Reason::ProtocolNotAllowed));
     }
 

@@ -40,12 +40,7 @@ pub(crate) fn classify(cgroup: Cgroup, uid: u32, executable: Executable) -> Opti
     let mut climb = Climb { terms: TermSet::EMPTY, cgroup: cgroup.address(), slot };
     // SAFETY: the callback has the signature that the helper demands, and `climb` outlives it.
     unsafe {
-        bpf_loop(
-            DEPTH_LIMIT,
-            climb_one as *mut c_void,
-            (&raw mut climb).cast(),
-            0,
-        );
+        bpf_loop(DEPTH_LIMIT, climb_one as *mut c_void, (&raw mut climb).cast(), 0);
     }
     let users = selectors::user(uid, slot);
     let executables = selectors::executable(executable.inode, executable.device, slot);
@@ -53,8 +48,8 @@ pub(crate) fn classify(cgroup: Cgroup, uid: u32, executable: Executable) -> Opti
     while word < TERM_WORDS {
         let cgroup = climb.terms.words[word] | defaults.any_cgroup.words[word];
         let user = users.map_or(0, |terms| terms.words[word]) | defaults.any_user.words[word];
-        let executable = executables.map_or(0, |terms| terms.words[word])
-            | defaults.any_executable.words[word];
+        let executable =
+            executables.map_or(0, |terms| terms.words[word]) | defaults.any_executable.words[word];
         let standing = cgroup & user & executable;
         if standing != 0 {
             return selectors::agent_of_term(slot, word as u32 * 64 + lowest_bit(standing));

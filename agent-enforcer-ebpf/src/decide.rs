@@ -18,7 +18,7 @@ use agent_enforcer_common::{
 
 use crate::{
     maps::{identities, state, verdicts},
-    report::Case,
+    report::{Case, lives},
 };
 
 /// What is asked for: a verdict that admits one call must not be spent by a flow that goes on.
@@ -59,19 +59,17 @@ pub(crate) enum Answer {
     Allow(Permit),
     Deny(Refusal),
     /// Nothing yet. `attested` tells whether at least the identity is known.
-    Unknown { attested: bool },
+    Unknown {
+        attested: bool,
+    },
 }
 
 /// Looks the question up.
 #[inline(always)]
-pub(crate) fn look_up<const CURRENT: bool>(
-    case: &Case<CURRENT>,
-    purpose: Purpose,
-    now_ns: u64,
-) -> Answer {
+pub(crate) fn look_up<const CURRENT: bool>(case: &Case<CURRENT>, purpose: Purpose) -> Answer {
     let generation = state::generation();
     let key = VerdictKey { exec: case.tag.exec, destination: case.destination };
-    if let Some(verdict) = verdicts::exact(&key, generation, now_ns) {
+    if let Some(verdict) = verdicts::exact(&key, generation) {
         match Action::from_raw(verdict.action) {
             Some(Action::Allow) => {
                 let once = verdict.flags & VERDICT_ONCE != 0;
@@ -110,13 +108,12 @@ pub(crate) fn look_up<const CURRENT: bool>(
         });
     }
     let port = case.destination.port();
-    let permit =
-        verdicts::prefix(instance_scope(case.tag.instance), &case.destination, generation)
-            .and_then(|table| port_rule(table, port, now_ns))
-            .or_else(|| {
-                verdicts::prefix(agent_scope(case.tag.agent), &case.destination, generation)
-                    .and_then(|table| port_rule(table, port, now_ns))
-            });
+    let permit = verdicts::prefix(instance_scope(case.tag.instance), &case.destination, generation)
+        .and_then(|table| port_rule(table, port))
+        .or_else(|| {
+            verdicts::prefix(agent_scope(case.tag.agent), &case.destination, generation)
+                .and_then(|table| port_rule(table, port))
+        });
     match permit {
         Some(permit) => Answer::Allow(permit),
         None => Answer::Unknown { attested: true },
@@ -124,14 +121,14 @@ pub(crate) fn look_up<const CURRENT: bool>(
 }
 
 #[inline(always)]
-fn port_rule(table: &PortTable, port: u16, now_ns: u64) -> Option<Permit> {
+fn port_rule(table: &PortTable, port: u16) -> Option<Permit> {
     let mut position = 0;
     while position < PORT_RULES {
         if position as u32 >= table.length {
             return None;
         }
         let rule = &table.rules[position];
-        if rule.first <= port && port <= rule.last && now_ns < rule.expires_ns {
+        if rule.first <= port && port <= rule.last && lives(rule.expires_ns) {
             let reason =
                 if rule.grant.is_none() { Reason::AllowedStanding } else { Reason::AllowedGrant };
             let reason = reason.raw();

@@ -67,7 +67,7 @@ pub(crate) fn judge<const CURRENT: bool>(
         };
     }
     let audit = profile.flags & PROFILE_AUDIT != 0;
-    match look_up(case, past.purpose, report::now_ns()) {
+    match look_up(case, past.purpose) {
         Answer::Allow(permit) => Judgement::Allow { permit, source: Source::Map },
         Answer::Deny(refusal) if audit => {
             report::audited(case, &refusal);
@@ -80,15 +80,21 @@ pub(crate) fn judge<const CURRENT: bool>(
         Answer::Unknown { attested } => {
             let patience = if audit { Patience::Ask } else { patience };
             match stall::ask(case, past.purpose, patience, past.grant, attested) {
-                Asked::Answered(Answer::Allow(permit)) => Judgement::Allow { permit, source: Source::Daemon },
-                Asked::Answered(Answer::Deny(_) | Answer::Unknown { .. }) | Asked::Open if audit => {
+                Asked::Answered(Answer::Allow(permit)) => {
+                    Judgement::Allow { permit, source: Source::Daemon }
+                }
+                Asked::Answered(Answer::Deny(_) | Answer::Unknown { .. }) | Asked::Open
+                    if audit =>
+                {
                     Judgement::Watched
                 }
                 Asked::NotAsked(reason) if audit => {
                     report::audited(case, &Refusal::new(reason));
                     Judgement::Watched
                 }
-                Asked::Answered(Answer::Deny(refusal)) => Judgement::Deny { refusal, source: Source::Daemon },
+                Asked::Answered(Answer::Deny(refusal)) => {
+                    Judgement::Deny { refusal, source: Source::Daemon }
+                }
                 Asked::NotAsked(reason) => {
                     Judgement::Deny { refusal: Refusal::new(reason), source: Source::Hook }
                 }

@@ -5,10 +5,14 @@
 //! Records are written in place: the stack of a program is 512 bytes.
 
 use agent_enforcer_common::{
+    NEVER_NS,
     destination::Destination,
     id::{GrantId, RequestId, ToolId},
     process::ProcessTag,
-    record::{CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord, RecordHeader, RecordKind},
+    record::{
+        CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord, RecordHeader,
+        RecordKind,
+    },
 };
 use aya_ebpf::{
     helpers::{
@@ -40,6 +44,12 @@ pub(crate) struct Case<const CURRENT: bool> {
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: the helper has no arguments and cannot fail.
     unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Whether a moment is still to come. What never ends needs no look at the clock.
+#[inline(always)]
+pub(crate) fn lives(expires_ns: u64) -> bool {
+    expires_ns == NEVER_NS || now_ns() < expires_ns
 }
 
 #[inline(always)]

@@ -60,7 +60,7 @@ pub(crate) fn ask<const CURRENT: bool>(
     if patience == Patience::Ask || !wait(case) {
         return Asked::Open;
     }
-    match look_up(case, purpose, report::now_ns()) {
+    match look_up(case, purpose) {
         // Another call took an answer that admits one.
         Answer::Unknown { .. } => Asked::Open,
         answer => {
@@ -103,6 +103,6 @@ fn wait<const CURRENT: bool>(case: &Case<CURRENT>) -> bool {
 extern "C" fn watch_one(_turn: u64, context: *mut c_void) -> u64 {
     // SAFETY: the context is the caller's `Watch`.
     let watch = unsafe { &mut *context.cast::<Watch>() };
-    watch.answered = verdicts::exact(&watch.key, state::generation(), 0).is_some();
+    watch.answered = verdicts::exact(&watch.key, state::generation()).is_some();
     u64::from(watch.answered)
 }

@@ -78,7 +78,7 @@ pub fn detach_offline(bpffs: &Path, reason: &str) -> Result<Vec<String>> {
 enum End {
     Signal(&'static str),
     Detach(DetachOrder),
-    Intake(Result<Result<Engine, IntakeError>, oneshot::error::RecvError>),
+    Intake(Box<Result<Result<Engine, IntakeError>, oneshot::error::RecvError>>),
 }
 
 async fn serve(args: RunArgs) -> Result<()> {
@@ -199,7 +199,7 @@ async fn wait_for_end(
         tokio::select! {
             _ = terminate.recv() => return Ok(End::Signal("SIGTERM")),
             _ = interrupt.recv() => return Ok(End::Signal("SIGINT")),
-            ended = &mut intake_ended => return Ok(End::Intake(ended)),
+            ended = &mut intake_ended => return Ok(End::Intake(Box::new(ended))),
             Some(order) = detach.recv() => return Ok(End::Detach(order)),
             _ = hangup.recv() => {
                 stage.reopen();
@@ -243,11 +243,13 @@ async fn finish(end: End, kernel: Kernel, inbox: &Inbox, events: &EventQueue) ->
             let _ = done.send(answer);
             Ok(detached?)
         }
-        End::Intake(Ok(Ok(_engine))) => Ok(()),
-        End::Intake(Ok(Err(error))) => Err(error).context("the intake has ended"),
-        End::Intake(Err(_panicked)) => {
-            Err(anyhow!("the intake has panicked: new calls are denied; restart the daemon"))
-        }
+        End::Intake(ended) => match *ended {
+            Ok(Ok(_engine)) => Ok(()),
+            Ok(Err(error)) => Err(error).context("the intake has ended"),
+            Err(_panicked) => {
+                Err(anyhow!("the intake has panicked: new calls are denied; restart the daemon"))
+            }
+        },
     }
 }
 

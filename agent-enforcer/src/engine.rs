@@ -232,6 +232,7 @@ pub struct Engine {
 struct Clock;
 
 impl Clock {
+    #[expect(clippy::unused_self, reason = "a clock is something one has")]
     fn now_ns(self) -> u64 {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
@@ -452,12 +453,8 @@ impl Engine {
     }
 
     fn tell_lost_records(&mut self) {
-        const KINDS: [LostRecords; 4] = [
-            LostRecords::Denied,
-            LostRecords::Allowed,
-            LostRecords::Audited,
-            LostRecords::Process,
-        ];
+        const KINDS: [LostRecords; 4] =
+            [LostRecords::Denied, LostRecords::Allowed, LostRecords::Audited, LostRecords::Process];
         let now = self.lost_records();
         for ((kind, before), now) in KINDS.into_iter().zip(self.lost).zip(now) {
             let count = now.saturating_sub(before);

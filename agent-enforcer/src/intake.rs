@@ -141,7 +141,7 @@ pub fn run(
         engine.on_tick();
         if worked {
             last_work = Instant::now();
-        } else if !engine.on_idle() && !(spins && last_work.elapsed() < SPIN) {
+        } else if !engine.on_idle() && (!spins || last_work.elapsed() >= SPIN) {
             // SAFETY: the ring outlives the borrow.
             let ring_fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
             sleep(ring_fd, mailbox.wake.as_fd())?;

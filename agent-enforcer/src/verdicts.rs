@@ -71,7 +71,8 @@ impl Verdicts {
     /// Takes the maps; prefixes that an earlier daemon left are replaced by the next [`Self::load`].
     pub fn new(maps: VerdictMaps, state: Array<MapData, u64>) -> Result<Self, VerdictError> {
         let read = |source| VerdictError { what: "read", map: names::STATE, source };
-        let generation = Generation::new(state.get(&(StateWord::Generation as u32), 0).map_err(read)?);
+        let generation =
+            Generation::new(state.get(&(StateWord::Generation as u32), 0).map_err(read)?);
         let prefixes = maps
             .prefixes
             .keys()
@@ -110,8 +111,7 @@ impl Verdicts {
 
     /// Lets a program image act, or refuses everything it does.
     pub fn identify(&mut self, exec: ExecId, refused: Option<Reason>) -> Result<(), VerdictError> {
-        let identity =
-            Identity { reason: refused.unwrap_or(Reason::None).raw(), _pad: [0; 6] };
+        let identity = Identity { reason: refused.unwrap_or(Reason::None).raw(), _pad: [0; 6] };
         self.maps.identities.insert(exec, identity, 0).map_err(|source| VerdictError {
             what: "write",
             map: names::IDENTITIES,
@@ -171,9 +171,10 @@ impl Verdicts {
         destination: Destination,
         verdict: Verdict,
     ) -> Result<(), VerdictError> {
-        self.maps.exact.insert(VerdictKey { exec, destination }, verdict, 0).map_err(|source| {
-            VerdictError { what: "write", map: names::VERDICTS, source }
-        })
+        self.maps
+            .exact
+            .insert(VerdictKey { exec, destination }, verdict, 0)
+            .map_err(|source| VerdictError { what: "write", map: names::VERDICTS, source })
     }
 
     /// Whether an answer that admits one call has not been taken yet.

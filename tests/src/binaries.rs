@@ -12,8 +12,13 @@ use std::{
 const REMEDY: &str =
     "run `cargo build -p agent-enforcer -p agent-enforcer-tests` with the same profile first";
 /// What the daemon is built from, relative to the workspace.
-const SOURCES: [&str; 5] =
-    ["agent-enforcer/src", "agent-enforcer-common/src", "agent-enforcer-ebpf/src", "proto", "Cargo.lock"];
+const SOURCES: [&str; 5] = [
+    "agent-enforcer/src",
+    "agent-enforcer-common/src",
+    "agent-enforcer-ebpf/src",
+    "proto",
+    "Cargo.lock",
+];
 
 /// The daemon's binary.
 pub fn daemon() -> &'static Path {

@@ -69,7 +69,9 @@ pub fn read(path: &Path) -> Vec<Event> {
 pub fn calls(events: &[Event], outcome: &str, reason: &str) -> u64 {
     events
         .iter()
-        .filter(|event| event.is_call() && event.outcome() == outcome && event.own("reason") == reason)
+        .filter(|event| {
+            event.is_call() && event.outcome() == outcome && event.own("reason") == reason
+        })
         .map(Event::count)
         .sum()
 }

@@ -30,12 +30,14 @@ pub const PORT: u16 = 7000;
 /// The policy of a test that names none. `@CG@` stands for the test's cgroup.
 ///
 /// Hosts .10 are standing, .20 and .30 need a grant, .40 is approved for nobody, .50 no tool.
+/// Port 7001 of loopback is standing for `strict`.
 pub const POLICY: &str = r#"apiVersion: agent-enforcer/v1
 tools:
   - { name: model, cidrs: [192.0.2.10, "2001:db8::10"], ports: ["1-65535"], protocol: [tcp, udp] }
   - { name: web, cidrs: [192.0.2.20, "2001:db8::20"], ports: ["1-65535"], protocol: [tcp, udp] }
   - { name: mail, cidrs: [192.0.2.30, "2001:db8::30"], ports: ["1-65535"], protocol: [tcp, udp] }
   - { name: admin, cidrs: [192.0.2.40, "2001:db8::40"], ports: ["1-65535"], protocol: [tcp, udp] }
+  - { name: local, cidrs: [127.0.0.1, "::1"], ports: [7001] }
 agents:
   - name: waits
     owner: owner@example.com
@@ -55,8 +57,8 @@ agents:
     owner: owner@example.com
     purpose: Never waits
     selectors: [["cgroup:path:@CG@/strict"]]
-    tools: [model, web, mail]
-    standing: [model]
+    tools: [model, web, mail, local]
+    standing: [model, local]
     on_miss: deny
     socket_mark: 42
   - name: watched
@@ -127,8 +129,16 @@ impl GrantRequest {
 
     fn new(kind: &str, holder: &str, tool: &str) -> Self {
         let arguments = [
-            "grant", "issue", kind, holder, "--tool", tool, "--on-behalf-of", "ada@example.com",
-            "--task", "TASK-1",
+            "grant",
+            "issue",
+            kind,
+            holder,
+            "--tool",
+            tool,
+            "--on-behalf-of",
+            "ada@example.com",
+            "--task",
+            "TASK-1",
         ];
         Self { arguments: arguments.map(str::to_owned).to_vec(), lifetime: "15m".to_owned() }
     }

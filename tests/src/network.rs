@@ -39,8 +39,12 @@ impl Namespace {
     /// A new one, with loopback up.
     pub fn new() -> Self {
         let file = thread::spawn(|| {
-            #[expect(deprecated, reason = "the safe form can't unshare the file table, which is not wanted")]
-            rustix::thread::unshare(UnshareFlags::NEWNET).expect("a network namespace; T1 tests need root");
+            #[expect(
+                deprecated,
+                reason = "the safe form can't unshare the file table, which is not wanted"
+            )]
+            rustix::thread::unshare(UnshareFlags::NEWNET)
+                .expect("a network namespace; T1 tests need root");
             File::open("/proc/thread-self/ns/net").expect("/proc of this thread")
         })
         .join()

@@ -83,7 +83,8 @@ impl Probe {
     pub fn run(&mut self, op: Op) -> Reply {
         let what = format!("{op:?}");
         let ticket = self.request(op, false);
-        self.wait_for(ticket, PATIENCE).unwrap_or_else(|| panic!("the probe does not answer: {what}"))
+        self.wait_for(ticket, PATIENCE)
+            .unwrap_or_else(|| panic!("the probe does not answer: {what}"))
     }
 
     /// Begins something in a thread of its own.
@@ -153,7 +154,11 @@ impl Probe {
 
     /// Sends over a connected socket.
     pub fn send(&mut self, name: &str, data: &str) -> Reply {
-        self.run(Op::Send { name: name.to_owned(), data: data.to_owned(), flags: libc::MSG_NOSIGNAL })
+        self.run(Op::Send {
+            name: name.to_owned(),
+            data: data.to_owned(),
+            flags: libc::MSG_NOSIGNAL,
+        })
     }
 
     /// Receives within two seconds.

@@ -62,6 +62,11 @@ pub enum Op {
         /// Peer.
         address: SocketAddr,
     },
+    /// A new TCP socket connects and is closed.
+    Dial {
+        /// Peer.
+        address: SocketAddr,
+    },
     /// `connect(AF_UNSPEC)`.
     Disconnect {
         /// Socket.

@@ -104,8 +104,12 @@ impl Drop for Servers {
 
 impl Sockets {
     fn bind(addresses: &[SocketAddr]) -> Self {
-        let mut sockets =
-            Self { listeners: Vec::new(), datagrams: Vec::new(), connections: HashMap::new(), next: 0 };
+        let mut sockets = Self {
+            listeners: Vec::new(),
+            datagrams: Vec::new(),
+            connections: HashMap::new(),
+            next: 0,
+        };
         for address in addresses {
             let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
             listener.set_nonblocking(true).expect("a new socket");

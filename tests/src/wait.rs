@@ -25,5 +25,8 @@ pub fn poll_for<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> O
 
 /// Waits until `holds`; panics with `what` after the deadline.
 pub fn wait_until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
-    assert!(poll_for(deadline, || holds().then_some(())).is_some(), "not within {deadline:?}: {what}");
+    assert!(
+        poll_for(deadline, || holds().then_some(())).is_some(),
+        "not within {deadline:?}: {what}"
+    );
 }

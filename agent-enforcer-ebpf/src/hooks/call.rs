@@ -21,8 +21,7 @@ use crate::{
     maps::{
         counters,
         processes::{self, Standing},
-        profiles, state,
-        tags,
+        profiles, state, tags,
     },
     report::{self, Case},
 };
@@ -167,8 +166,7 @@ pub(crate) fn deny(case: &Case<true>, refusal: &Refusal, told: bool) -> CallOutc
 
 #[inline(always)]
 pub(crate) fn is_audited(agent: AgentId) -> bool {
-    profiles::get(&agent)
-        .is_some_and(|profile| profile.flags & PROFILE_AUDIT != 0)
+    profiles::get(&agent).is_some_and(|profile| profile.flags & PROFILE_AUDIT != 0)
 }
 
 impl Call {

@@ -87,7 +87,8 @@ fn compare(id: u64, slot: u32) {
     scratch.terms = TermSet::EMPTY;
     scratch.slot = slot;
     scratch.any_match = 0;
-    let patterns = if defaults.patterns < PATTERN_LIMIT { defaults.patterns } else { PATTERN_LIMIT };
+    let patterns =
+        if defaults.patterns < PATTERN_LIMIT { defaults.patterns } else { PATTERN_LIMIT };
     // SAFETY: the callback has the signature that the helper demands (5.17), and no context.
     unsafe {
         bpf_loop(patterns, compare_one as *mut c_void, core::ptr::null_mut(), 0);
@@ -110,7 +111,8 @@ fn is_below_user_slice(scratch: &Scratch) -> bool {
         }
         position += 1;
     }
-    true
+    // Not /user.slice-of-mine.
+    scratch.path[position] == b'/' || scratch.path[position] == 0
 }
 
 /// One pattern. Returns 0 to go on.

@@ -7,7 +7,6 @@
 //! an open decision are lost without an error.
 
 use agent_enforcer_common::{
-    NEVER_NS,
     destination::{Destination, PROTOCOL_UDP},
     id::GrantId,
     packet::{Load, Packet},
@@ -27,7 +26,7 @@ use crate::{
     decide::{Answer, Purpose, Refusal, look_up},
     judge::{Judgement, Past, Source, judge},
     maps::{counters, processes, profiles, state, tags},
-    report::{self, Case},
+    report::{self, Case, lives},
     stall::{ASK_AGAIN_NS, Patience},
 };
 
@@ -47,12 +46,14 @@ struct Skb(*mut __sk_buff);
 impl Load for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
-        // SAFETY: the packet of the context and N bytes of this program's stack.
-        let result = unsafe {
-            bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
-        };
-        (result == 0).then_some(bytes)
+        let mut bytes = core::mem::MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the packet of the context and N bytes of this program's stack, which the helper
+        // fills, with zeros where it fails.
+        unsafe {
+            let result =
+                bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32);
+            (result == 0).then_some(bytes.assume_init())
+        }
     }
 }
 
@@ -101,7 +102,9 @@ impl Flow {
         let state = if same { FlowState::from_raw(self.tag.state) } else { None };
         let current = self.tag.generation == state::generation();
         match state {
-            Some(FlowState::Allowed) if current && lives(self.tag) => PacketOutcome::Pass,
+            Some(FlowState::Allowed) if current && lives(self.tag.expires_ns) => {
+                PacketOutcome::Pass
+            }
             // It ended; a new grant is for new calls.
             Some(FlowState::Ended) => {
                 counters::count_reason(self.tag.reason);
@@ -116,7 +119,9 @@ impl Flow {
                 counters::count_reason(self.tag.reason);
                 PacketOutcome::Drop
             }
-            Some(FlowState::Fresh | FlowState::Pending | FlowState::Allowed | FlowState::Denied)
+            Some(
+                FlowState::Fresh | FlowState::Pending | FlowState::Allowed | FlowState::Denied,
+            )
             | None => self.rejudge(packet.destination, state),
         }
     }
@@ -133,7 +138,7 @@ impl Flow {
         let case = self.case(destination, live);
         let now_ns = report::now_ns();
         if pending && now_ns.wrapping_sub(self.tag.pending_since_ns) < ASK_AGAIN_NS {
-            return match look_up(&case, past.purpose, now_ns) {
+            return match look_up(&case, past.purpose) {
                 Answer::Allow(permit) => {
                     call::admit(self.tag, &destination, &permit);
                     PacketOutcome::Pass
@@ -236,12 +241,6 @@ fn refuse(case: &Case<false>, refusal: &Refusal, told: Told) -> PacketOutcome {
 #[inline(always)]
 fn is_passing(refusal: &Refusal) -> bool {
     refusal.reason == Reason::RateLimited.raw() || refusal.reason == Reason::RingFull.raw()
-}
-
-/// Standing tools need no look at the clock.
-#[inline(always)]
-fn lives(tag: &SocketTag) -> bool {
-    tag.expires_ns == NEVER_NS || report::now_ns() < tag.expires_ns
 }
 
 #[inline(always)]

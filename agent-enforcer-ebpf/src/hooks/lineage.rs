@@ -17,12 +17,7 @@ use aya_ebpf::{
 
 use crate::{
     classify::classify,
-    kernel::{
-        Address,
-        cgroup::Cgroup,
-        file::Executable,
-        task::Task,
-    },
+    kernel::{Address, cgroup::Cgroup, file::Executable, task::Task},
     maps::{
         instances,
         processes::{self, Standing},

@@ -37,7 +37,7 @@ fn sendmsg(call: &Call) -> CallOutcome {
         && tag.destination == *destination
         && tag.exec == call.case.tag.exec
         && tag.generation == state::generation()
-        && report::now_ns() < tag.expires_ns
+        && report::lives(tag.expires_ns)
     {
         return CallOutcome::Pass;
     }
@@ -46,7 +46,7 @@ fn sendmsg(call: &Call) -> CallOutcome {
         && tag.destination == *destination
         && tag.exec == call.case.tag.exec
         && report::now_ns().wrapping_sub(tag.pending_since_ns) < ASK_AGAIN_NS;
-    if asked && let Answer::Unknown { .. } = look_up(&call.case, Purpose::NewCall, report::now_ns()) {
+    if asked && let Answer::Unknown { .. } = look_up(&call.case, Purpose::NewCall) {
         return undecided(call);
     }
     match judge(&call.case, call.profile, Past::NONE, Patience::Wait) {

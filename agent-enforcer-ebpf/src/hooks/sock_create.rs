@@ -4,11 +4,7 @@
 //! UDP-Lite, L2TP and what else may come skip one hook or another (DESIGN.md section 10).
 
 use agent_enforcer_common::{
-    destination::Destination,
-    process::ProcessTag,
-    reason::Reason,
-    record::Hook,
-    tag::FlowState,
+    destination::Destination, process::ProcessTag, reason::Reason, record::Hook, tag::FlowState,
 };
 use aya_ebpf::{
     bindings::bpf_sock,

@@ -38,8 +38,7 @@ pub(crate) fn process_added(instance: InstanceId) {
 /// True when it was the last one.
 #[inline(always)]
 pub(crate) fn process_gone(instance: InstanceId) -> bool {
-    let last = processes(instance)
-        .is_some_and(|processes| processes.fetch_add(u64::MAX) == 1);
+    let last = processes(instance).is_some_and(|processes| processes.fetch_add(u64::MAX) == 1);
     if last {
         let _ = AE_INSTANCES.remove(&instance);
     }

@@ -32,8 +32,7 @@ static AE_PATTERNS: Array<CgroupPattern> =
     Array::with_max_entries(PATTERN_LIMIT * SELECTOR_SLOTS, 0);
 
 #[map]
-static AE_TERMS: Array<AgentId> =
-    Array::with_max_entries(TERM_LIMIT as u32 * SELECTOR_SLOTS, 0);
+static AE_TERMS: Array<AgentId> = Array::with_max_entries(TERM_LIMIT as u32 * SELECTOR_SLOTS, 0);
 
 #[map]
 static AE_DEFAULTS: Array<SelectorDefaults> = Array::with_max_entries(SELECTOR_SLOTS, 0);

@@ -47,7 +47,9 @@ fn map() -> *mut c_void {
 #[inline(always)]
 pub(crate) unsafe fn get(sk: *mut bpf_sock) -> Option<&'static mut SocketTag> {
     // SAFETY: by the caller; the storage lives as long as the socket, which the hook holds.
-    unsafe { bpf_sk_storage_get(map(), sk.cast(), core::ptr::null_mut(), 0).cast::<SocketTag>().as_mut() }
+    unsafe {
+        bpf_sk_storage_get(map(), sk.cast(), core::ptr::null_mut(), 0).cast::<SocketTag>().as_mut()
+    }
 }
 
 /// The tag of a socket, made where there is none; `None` when memory is short.

@@ -10,6 +10,8 @@ use aya_ebpf::{
     maps::{LpmTrie, LruHashMap, lpm_trie::Key},
 };
 
+use crate::report::lives;
+
 #[map]
 static AE_VERDICTS: LruHashMap<VerdictKey, Verdict> = LruHashMap::with_max_entries(65_536, 0);
 
@@ -17,16 +19,15 @@ static AE_VERDICTS: LruHashMap<VerdictKey, Verdict> = LruHashMap::with_max_entri
 const NO_PREALLOC: u32 = 1;
 
 #[map]
-static AE_PREFIXES: LpmTrie<PrefixKey, PortTable> =
-    LpmTrie::with_max_entries(1 << 20, NO_PREALLOC);
+static AE_PREFIXES: LpmTrie<PrefixKey, PortTable> = LpmTrie::with_max_entries(1 << 20, NO_PREALLOC);
 
 /// The exact verdict, if it was made in `generation` and has not expired.
 #[inline(always)]
-pub(crate) fn exact(key: &VerdictKey, generation: Generation, now_ns: u64) -> Option<Verdict> {
+pub(crate) fn exact(key: &VerdictKey, generation: Generation) -> Option<Verdict> {
     // SAFETY: the value is copied out at once; a torn copy needs a concurrent rewrite of the same
     // key, which the kernel does by replacing the element, not by writing into it.
     let verdict = unsafe { AE_VERDICTS.get(key) }.copied()?;
-    (verdict.generation.get() == generation.get() && now_ns < verdict.expires_ns).then_some(verdict)
+    (verdict.generation.get() == generation.get() && lives(verdict.expires_ns)).then_some(verdict)
 }
 
 /// Takes a verdict that admits one call; true for exactly one taker.

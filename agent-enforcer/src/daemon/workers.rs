@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Between two notes of the time: bounds what a clock set back can add to a grant over a restart.
-const NOTE_TIME: Duration = Duration::from_secs(60);
+const NOTE_TIME: Duration = Duration::from_mins(1);
 /// Longest wait for a change of the file system before a look at new globs.
 const WATCH: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -103,11 +103,7 @@ fn moment() -> Option<Moment> {
     Moment::now().inspect_err(|error| tracing::error!(%error, "no clock")).ok()
 }
 
-fn watch_executables(
-    mut watcher: ExecutableWatcher,
-    inbox: &Inbox,
-    named: &Receiver<Vec<String>>,
-) {
+fn watch_executables(mut watcher: ExecutableWatcher, inbox: &Inbox, named: &Receiver<Vec<String>>) {
     let mut globs = Vec::new();
     loop {
         let mut changed = false;

@@ -7,13 +7,13 @@ use agent_enforcer_common::{
     config::StateWord,
     id::{AgentId, ExecId, InstanceId},
     names,
-    process::{InstanceState, ProcessTag},
+    process::{InstanceState, ProcessTag, TermSet},
     record::ProcessFacts,
     tag::{FlowState, SocketTag},
 };
 use aya::maps::MapError;
 
-use super::Engine;
+use super::{Engine, selectors::Selectors};
 use crate::{
     events::DaemonEvent,
     kernel::maps::ProcessMaps,
@@ -22,7 +22,7 @@ use crate::{
             ProcError,
             adopt::{AdoptError, Adoption, Judge, Judgement, adopt},
             same_start,
-            scan::{ScanError, ScannedProcess, Scanner},
+            scan::{ScanError, ScannedExecutable, ScannedImage, ScannedProcess, Scanner},
             sockets::sockets_of,
         },
         policy::SelectorPlan,
@@ -60,6 +60,7 @@ impl Engine {
         let agent_ids = &self.agent_ids;
         let mut tagger = Tagger {
             plan: &self.plan,
+            selectors: &self.selectors,
             agent_id: &|name| agent_ids.get(name).copied(),
             maps: &mut self.processes,
             verdicts: &mut self.verdicts,
@@ -122,6 +123,7 @@ impl Engine {
 
 struct Tagger<'a> {
     plan: &'a SelectorPlan,
+    selectors: &'a Selectors,
     agent_id: &'a dyn Fn(&str) -> Option<AgentId>,
     maps: &'a mut ProcessMaps,
     verdicts: &'a mut Verdicts,
@@ -131,8 +133,14 @@ struct Tagger<'a> {
 
 impl Tagger<'_> {
     fn classify(&self, process: &ScannedProcess) -> Option<AgentId> {
-        let exe = &process.executable.as_ref()?.path;
-        let term = self.plan.classify(&process.cgroup, process.uid, exe)?;
+        let named = match &process.image {
+            ScannedImage::Executable(ScannedExecutable { inode, device: Some(device), .. }) => {
+                self.selectors.executable_terms(*inode, *device)
+            }
+            ScannedImage::Executable(_) | ScannedImage::None | ScannedImage::Unreadable(_) => None,
+        };
+        let named = named.unwrap_or(TermSet::EMPTY);
+        let term = self.plan.classify(&process.cgroup, process.uid, named)?;
         (self.agent_id)(&term.agent)
     }
 
@@ -147,7 +155,10 @@ impl Tagger<'_> {
             Some(parent) => parent.instance,
             None => InstanceId::new(self.verdicts.next_id()?),
         };
-        let executable = process.executable.as_ref();
+        let executable = match &process.image {
+            ScannedImage::Executable(executable) => Some(executable),
+            ScannedImage::None | ScannedImage::Unreadable(_) => None,
+        };
         let tag = ProcessTag {
             instance,
             exec: ExecId::new(self.verdicts.next_id()?),
@@ -156,10 +167,11 @@ impl Tagger<'_> {
             exe_device: executable.and_then(|executable| executable.device).unwrap_or_default(),
             agent,
         };
-        let state = self.maps.instances.get(&instance, 0).unwrap_or(InstanceState {
-            agent,
-            ..InstanceState::default()
-        });
+        let state = self
+            .maps
+            .instances
+            .get(&instance, 0)
+            .unwrap_or(InstanceState { agent, ..InstanceState::default() });
         let state = InstanceState { processes: state.processes + 1, ..state };
         let failed = |map| move |source| AdoptionError::Map { map, source };
         self.maps.instances.insert(instance, state, 0).map_err(failed(names::INSTANCES))?;

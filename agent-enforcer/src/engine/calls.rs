@@ -58,7 +58,7 @@ impl Engine {
             return;
         }
         let resolution = self.resolve(record);
-        self.settle(key, WaitingCall { record: *record, hook, pidfd: None }, resolution);
+        self.settle(key, WaitingCall { record: *record, hook, pidfd: None }, &resolution);
     }
 
     /// A call that the kernel side denied by itself.
@@ -113,14 +113,8 @@ impl Engine {
             return passing(Reason::AgentUnknown);
         };
         let (destination, now_ns) = (record.destination, self.clock.now_ns());
-        let ruling = rule(
-            &self.policy,
-            agent,
-            &self.grants,
-            record.process.instance,
-            &destination,
-            now_ns,
-        );
+        let ruling =
+            rule(&self.policy, agent, &self.grants, record.process.instance, &destination, now_ns);
         match ruling {
             Ruling::Allow { tool, grant, expires_ns, reason, counted: false } => {
                 let grant = grant.unwrap_or_default();
@@ -157,9 +151,9 @@ impl Engine {
     }
 
     /// Does what was resolved, for one call that does not wait (any more).
-    fn settle(&mut self, key: GroupKey, call: WaitingCall, resolution: Resolution) {
-        match resolution {
-            Resolution::Allow { tool, allowance } => self.allow(key, &call, tool, &allowance),
+    fn settle(&mut self, key: GroupKey, call: WaitingCall, resolution: &Resolution) {
+        match *resolution {
+            Resolution::Allow { tool, ref allowance } => self.allow(key, &call, tool, allowance),
             Resolution::Deny { reason, tool, lasting } => {
                 self.deny(key, &call, reason, tool, lasting);
             }
@@ -248,17 +242,12 @@ impl Engine {
             .and_then(Pid::from_raw)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         let deadline_ns = record.header.time_ns.saturating_add(nanoseconds(limit));
-        match self.pending.add(key, call, awaits, deadline_ns) {
-            Ok(()) => {
-                if let Awaits::Grant { reason: _, tool } = awaits {
-                    let reason = Reason::Stalled;
-                    self.report(&record, hook, Outcome::Stalled, reason, Some(tool), GrantId::NONE);
-                }
-            }
-            Err(Full) => {
-                let call = WaitingCall { record, hook, pidfd: None };
-                self.deny_without_room(key, &call, None);
-            }
+        if self.pending.add(key, call, awaits, deadline_ns) == Err(Full) {
+            let call = WaitingCall { record, hook, pidfd: None };
+            self.deny_without_room(key, &call, None);
+        } else if let Awaits::Grant { reason: _, tool } = awaits {
+            let none = GrantId::NONE;
+            self.report(&record, hook, Outcome::Stalled, Reason::Stalled, Some(tool), none);
         }
     }
 
@@ -461,7 +450,10 @@ impl Engine {
             stalled_ns: match outcome {
                 Outcome::Stalled => 0,
                 Outcome::Allowed | Outcome::Denied | Outcome::Audited
-                    if record.request.is_none() => 0,
+                    if record.request.is_none() =>
+                {
+                    0
+                }
                 Outcome::Allowed | Outcome::Denied | Outcome::Audited => {
                     self.clock.now_ns().saturating_sub(record.header.time_ns)
                 }

@@ -63,9 +63,9 @@ impl EngineHandle {
             Ok(Err(_dropped)) => {
                 Err(ControlError::Unavailable("the daemon is stopping; start it again".to_owned()))
             }
-            Err(_elapsed) => Err(ControlError::Unavailable(
-                "the daemon does not answer; see its log".to_owned(),
-            )),
+            Err(_elapsed) => {
+                Err(ControlError::Unavailable("the daemon does not answer; see its log".to_owned()))
+            }
         }
     }
 
@@ -103,8 +103,7 @@ impl EngineHandle {
             }
         };
         let store = Arc::clone(&self.store);
-        let names: Vec<_> =
-            policy.agents().iter().map(|agent| Arc::clone(&agent.name)).collect();
+        let names: Vec<_> = policy.agents().iter().map(|agent| Arc::clone(&agent.name)).collect();
         let ids = blocking(move || store.agent_ids(names.iter().map(AsRef::as_ref)))
             .await?
             .map_err(|error| stored(&error))?;
@@ -135,7 +134,17 @@ fn moment() -> Result<Moment, ControlError> {
 fn stored(error: &GrantStoreError) -> ControlError {
     match error {
         GrantStoreError::UnknownGrant(_) => ControlError::NotFound(error.to_string()),
-        _ => ControlError::Internal(error.to_string()),
+        GrantStoreError::Directory { .. }
+        | GrantStoreError::DirectoryExposed { .. }
+        | GrantStoreError::File { .. }
+        | GrantStoreError::NotAFile { .. }
+        | GrantStoreError::FileExposed { .. }
+        | GrantStoreError::Locked { .. }
+        | GrantStoreError::Corrupted { .. }
+        | GrantStoreError::Version { .. }
+        | GrantStoreError::Storage { .. }
+        | GrantStoreError::Use { .. }
+        | GrantStoreError::Exhausted(..) => ControlError::Internal(error.to_string()),
     }
 }
 

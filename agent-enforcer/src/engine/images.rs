@@ -9,6 +9,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use agent_enforcer_common::{
     id::{ExecId, InstanceId},
+    process::TermSet,
     reason::Reason,
     record::ProcessFacts,
 };
@@ -34,7 +35,8 @@ const EXEC_WINDOW: Duration = Duration::from_micros(500);
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) process: Arc<Process>,
-    pub(super) instance: InstanceId,
+    /// As the kernel side recorded it.
+    pub(super) facts: ProcessFacts,
     pub(super) standing: ImageStanding,
 }
 
@@ -90,7 +92,7 @@ impl Engine {
     /// The last process of an instance ended.
     pub(super) fn on_instance_ended(&mut self, facts: &ProcessFacts) {
         self.announce(facts);
-        self.images.retain(|_, image| image.instance != facts.instance);
+        self.images.retain(|_, image| image.facts.instance != facts.instance);
         self.prefetch.retain(|waiting| waiting.instance != facts.instance);
         if let Some(instance) = self.instances.remove(&facts.instance) {
             let facts = self.instance_facts(facts.instance, &instance);
@@ -168,14 +170,7 @@ impl Engine {
     pub(super) fn on_hashed(&mut self, exec: ExecId, result: Result<Hashed, DigestError>) {
         let Some(image) = self.images.get(&exec) else { return };
         let mut process = (*image.process).clone();
-        let facts = ProcessFacts {
-            instance: image.instance,
-            exec,
-            tgid: process.pid,
-            start_ns: process.start_ns,
-            agent: self.agent_of(image.instance),
-            ..ProcessFacts::default()
-        };
+        let facts = image.facts;
         match result {
             Ok(hashed) => {
                 self.digests.insert(&hashed);
@@ -190,14 +185,6 @@ impl Engine {
         }
         self.announce(&facts);
         self.decide_waiting(|key, _group| key.exec == exec);
-    }
-
-    fn agent_of(&self, instance: InstanceId) -> agent_enforcer_common::id::AgentId {
-        self.instances
-            .get(&instance)
-            .and_then(|instance| self.agent_ids.get(&instance.agent))
-            .copied()
-            .unwrap_or_default()
     }
 
     /// Everything that can be known of an image is known: does it hold?
@@ -223,8 +210,8 @@ impl Engine {
     /// What the policy demands of this image's executable, and it is not.
     fn demand_failure(&self, facts: &ProcessFacts, process: &Process) -> Option<Reason> {
         let agent = self.agent_names.get(&facts.agent)?;
-        let exe = process.exe.as_deref()?;
-        let term = self.plan.classify(&process.cgroup, process.uid, exe)?;
+        let named = self.executable_terms(facts);
+        let term = self.plan.classify(&process.cgroup, process.uid, named)?;
         if term.agent != *agent || term.digests.is_empty() {
             return None;
         }
@@ -232,15 +219,21 @@ impl Engine {
         (!process.sha256.as_ref().is_some_and(holds)).then_some(Reason::DigestMismatch)
     }
 
+    /// The terms that an executable satisfies, by the inode that the kernel side recorded.
+    fn executable_terms(&self, facts: &ProcessFacts) -> TermSet {
+        let terms = self.selectors.executable_terms(facts.exe_inode, facts.exe_device);
+        terms.unwrap_or(TermSet::EMPTY)
+    }
+
     /// Whether the policy may demand a digest of an image, by what the kernel side recorded of it:
     /// it need not live any more.
     fn may_demand_digest(&self, facts: &ProcessFacts) -> bool {
         let Some(agent) = self.agent_names.get(&facts.agent) else { return false };
-        let named = self.selectors.executable_terms(facts.exe_inode, facts.exe_device);
+        let named = self.executable_terms(facts);
         self.plan.terms().iter().enumerate().any(|(number, term)| {
             term.agent == *agent
                 && !term.digests.is_empty()
-                && (term.executable.is_none() || named.is_some_and(|terms| contains(&terms, number)))
+                && (term.executable.is_none() || contains(&named, number))
         })
     }
 
@@ -256,7 +249,7 @@ impl Engine {
         let process = process.unwrap_or_else(|| Arc::clone(&instance.process));
         let mut images = Vec::new();
         for (exec, image) in &mut self.images {
-            if image.instance == facts.instance && image.standing == ImageStanding::Attested {
+            if image.facts.instance == facts.instance && image.standing == ImageStanding::Attested {
                 image.standing = ImageStanding::Refused(reason);
                 images.push(*exec);
             }
@@ -279,7 +272,7 @@ impl Engine {
     ) -> ImageStanding {
         let process = Arc::new(process);
         self.begin_instance(facts, &process);
-        let image = Image { process, instance: facts.instance, standing };
+        let image = Image { process, facts: *facts, standing };
         if self.images.insert(facts.exec, image).is_none() {
             self.image_order.push_back(facts.exec);
         }
@@ -339,6 +332,6 @@ fn is_mismatch(error: &ReadError) -> bool {
     matches!(error.failure, ReadFailure::ExecutableMismatch { .. })
 }
 
-fn contains(terms: &agent_enforcer_common::process::TermSet, number: usize) -> bool {
+fn contains(terms: &TermSet, number: usize) -> bool {
     terms.words.get(number / 64).is_some_and(|word| word & (1 << (number % 64)) != 0)
 }

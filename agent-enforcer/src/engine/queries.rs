@@ -68,7 +68,8 @@ impl Engine {
         let mut problems = Vec::new();
         let lost: u64 = self.lost_records().iter().sum();
         if lost > 0 {
-            problems.push(format!("{lost} records of the kernel side were lost: raise `--ring-bytes`"));
+            problems
+                .push(format!("{lost} records of the kernel side were lost: raise `--ring-bytes`"));
         }
         if self.verdicts.word(StateWord::Untracked).is_ok_and(|untracked| untracked > 0) {
             problems.push(
@@ -85,10 +86,7 @@ impl Engine {
     }
 
     fn counter(&self, counter: Counter) -> u64 {
-        self.counters
-            .counters
-            .get(&(counter as u32), 0)
-            .map_or(0, |values| values.iter().sum())
+        self.counters.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
     }
 
     pub(super) fn lost_records(&self) -> [u64; 4] {
@@ -120,7 +118,11 @@ impl Engine {
                 id: instance_name(*id),
                 pid: instance.process.pid,
                 exe: instance.process.exe.clone().unwrap_or_default(),
-                sha256: instance.process.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
+                sha256: instance
+                    .process
+                    .sha256
+                    .map(|digest| digest.to_string())
+                    .unwrap_or_default(),
                 started: instance.started,
                 processes: self
                     .processes
@@ -162,9 +164,7 @@ impl Engine {
                         .unwrap_or_default(),
                     instance: instance_name(first.process.instance),
                     pid: first.process.tgid,
-                    exe: image
-                        .and_then(|image| image.process.exe.clone())
-                        .unwrap_or_else(PathBuf::new),
+                    exe: image.and_then(|image| image.process.exe.clone()).unwrap_or_default(),
                     destination: key.destination.to_string(),
                     tool: tool
                         .and_then(|id| self.policy.tool(id))
@@ -238,7 +238,9 @@ impl Engine {
             .map(|exe| exe.display().to_string())
             .unwrap_or_default();
         match identity {
-            ImageStanding::Attested => steps.push(step("identity", format!("{exe} is attested"), true)),
+            ImageStanding::Attested => {
+                steps.push(step("identity", format!("{exe} is attested"), true));
+            }
             ImageStanding::Hashing => {
                 steps.push(step("identity", format!("{exe} is being hashed"), true));
             }

@@ -3,10 +3,7 @@
 //! Patterns go in before existing cgroups are looked at, so that one made meanwhile is matched by
 //! the kernel side, and none slips between.
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-};
+use std::{collections::HashMap, path::PathBuf};
 
 use agent_enforcer_common::{
     id::AgentId,
@@ -22,9 +19,9 @@ use crate::{
     kernel::maps::SelectorMaps,
     resolver::{
         attestation::{
+            ProcError,
             cgroups::{CgroupError, cgroup_tree},
             executables::{NamedExecutable, Resolution, resolve},
-            ProcError,
         },
         policy::SelectorPlan,
     },
@@ -134,8 +131,10 @@ impl Selectors {
             self.maps.executables.insert(key, terms, 0).map_err(failed)?;
         }
         let slot = self.slot;
-        remove_where(&mut self.maps.executables, |key| key.slot == slot && !wanted.contains_key(key))
-            .map_err(failed)
+        remove_where(&mut self.maps.executables, |key| {
+            key.slot == slot && !wanted.contains_key(key)
+        })
+        .map_err(failed)
     }
 
     /// The terms that an executable satisfies, by its inode.
@@ -161,6 +160,7 @@ impl Selectors {
 }
 
 /// [`TERM_LIMIT`] as the kernel side counts.
+#[expect(clippy::cast_possible_truncation, reason = "1024")]
 const TERM_SLOT: u32 = TERM_LIMIT as u32;
 
 fn unite(into: &mut TermSet, terms: &TermSet) {

@@ -33,7 +33,9 @@ pub enum Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Shorter than its kind.
-    #[error("a record of {found} bytes, {needed} are needed; restart the daemon to replace the kernel programs")]
+    #[error(
+        "a record of {found} bytes, {needed} are needed; restart the daemon to replace the kernel programs"
+    )]
     Short {
         /// Bytes there are.
         found: usize,
@@ -44,7 +46,9 @@ pub enum DecodeError {
     #[error("a record of unknown kind {0}; restart the daemon to replace the kernel programs")]
     Kind(u32),
     /// The size in the header is not that of the kind.
-    #[error("a record of kind {kind} says it has {found} bytes; restart the daemon to replace the kernel programs")]
+    #[error(
+        "a record of kind {kind} says it has {found} bytes; restart the daemon to replace the kernel programs"
+    )]
     Size {
         /// Its kind.
         kind: u32,

@@ -15,7 +15,9 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// No BTF.
-    #[error("cannot read the kernel's types at {path}: {source}; a kernel with CONFIG_DEBUG_INFO_BTF=y is needed")]
+    #[error(
+        "cannot read the kernel's types at {path}: {source}; a kernel with CONFIG_DEBUG_INFO_BTF=y is needed"
+    )]
     Read {
         /// The file.
         path: String,

@@ -22,8 +22,7 @@ use super::{
     pins::{Pins, PinsError},
 };
 
-static OBJECT: &[u8] =
-    include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-enforcer.bpf.o"));
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-enforcer.bpf.o"));
 
 /// Why the kernel side is not in force.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +34,9 @@ pub enum LoadError {
     #[error(transparent)]
     Pins(#[from] PinsError),
     /// The object was refused.
-    #[error("the kernel refused the object: {source}; run as root, and see `agent-enforcer doctor`")]
+    #[error(
+        "the kernel refused the object: {source}; run as root, and see `agent-enforcer doctor`"
+    )]
     Object {
         /// What the loader said.
         #[from]
@@ -163,7 +164,7 @@ impl Kernel {
             .map_max_entries(names::VERDICTS, config.max_verdicts)
             .map_max_entries(names::RING, config.ring_bytes);
         for (name, path) in &paths {
-            loader.map_pin_path(*name, path);
+            loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT)?;
         for (name, attach) in PROGRAMS {
@@ -254,8 +255,7 @@ fn attach_program(
         }
         Attach::Egress => {
             let program: &mut CgroupSkb = program.try_into().map_err(refused)?;
-            let id =
-                program.attach(cgroup, CgroupSkbAttachType::Egress, MODE).map_err(refused)?;
+            let id = program.attach(cgroup, CgroupSkbAttachType::Egress, MODE).map_err(refused)?;
             program.take_link(id).map_err(refused)?.try_into().map_err(kept)
         }
         Attach::SockOps => {

@@ -1,3 +1,15 @@
-//! What the daemon and its kernel programs do to real processes.
+//! What the daemon and its kernel programs do to real processes, with real sockets.
+//!
+//! Each test has a host of its own. A denied call is always followed by its positive twin: the
+//! same call to a granted address, so that a broken server can't pass for enforcement.
 
 mod basics;
+mod events;
+mod families;
+mod grants;
+mod lineage;
+mod policy;
+mod restart;
+mod selectors;
+mod sockets;
+mod stalls;

@@ -198,3 +198,51 @@ fn any_socket(family: u8) -> SocketId {
 fn request(protocol: u8, family: u8, states: StateFlags, socket_id: SocketId) -> InetRequest {
     InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_UDP};
+
+    use super::*;
+
+    #[test]
+    fn a_protocol_without_diagnosis_is_refused_by_the_kernel() {
+        // IPPROTO_IGMP: no module of the kernel lists its sockets.
+        let mut diag = Diag::open().unwrap();
+        let result = diag.list(2, AF_INET, &mut |_| true);
+        assert_eq!(result, Err(DiagError::Refused(Errno::NOENT)));
+    }
+
+    #[test]
+    fn messages_of_others_are_not_believed() {
+        let mut diag = Diag::open().unwrap();
+        // Gives our socket its port.
+        diag.list(IPPROTO_UDP, AF_INET6, &mut |_| true).unwrap();
+        let port: SocketAddrNetlink =
+            rustix::net::getsockname(&diag.socket).unwrap().try_into().unwrap();
+        let other = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            Some(netlink::SOCK_DIAG),
+        )
+        .unwrap();
+        // NLMSG_DONE with the number of the next request: "there is no such socket".
+        let mut lie = Vec::new();
+        for word in [20_u32, 2 << 16 | 3, 2, 0, 0] {
+            lie.extend(word.to_ne_bytes());
+        }
+        sendto(&other, &lie, SendFlags::empty(), &port).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let wanted = rustix::net::sockopt::socket_cookie(&socket).unwrap();
+        let mut found = false;
+        diag.list(IPPROTO_UDP, AF_INET, &mut |id| {
+            found |= u64::from_ne_bytes(id.cookie) == wanted;
+            true
+        })
+        .unwrap();
+        assert!(found);
+    }
+}

@@ -18,7 +18,7 @@ use std::{
 
 use rustix::{
     fs::{FileType, fstat, fstatfs},
-    time::{ClockId, clock_gettime},
+    time::{ClockId, Timespec, clock_gettime},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -30,6 +30,8 @@ pub const SIZE_LIMIT: u64 = 4 << 30;
 /// How long before now a change may have the same time as one to come, ns. Kernel ticks are at most
 /// 10 ms long.
 const CLOCK_GRAIN_NS: i128 = 20_000_000;
+/// How often a file is read whose change time moves meanwhile.
+const ATTEMPTS: usize = 3;
 /// Read at once, bytes.
 const CHUNK: usize = 256 << 10;
 
@@ -85,19 +87,25 @@ pub fn hash(file: &File, go_on: &dyn Fn(u64) -> bool) -> Result<Hashed, DigestEr
     {
         return Err(DigestError::NotRegular);
     }
-    let started = clock_gettime(ClockId::Realtime);
-    let stamp = FileStamp::of(file.as_fd())?;
-    if stamp.size > SIZE_LIMIT {
-        return Err(DigestError::TooLarge { size: stamp.size });
-    }
-    let digest = read_all(file, stamp.size, go_on)?;
-    if FileStamp::of(file.as_fd())? != stamp {
-        return Err(DigestError::Changed);
-    }
     let served = SERVED.contains(&file_system(file)?);
-    let fresh = nanoseconds(stamp.changed.0, stamp.changed.1.into())
-        >= nanoseconds(started.tv_sec, started.tv_nsec) - CLOCK_GRAIN_NS;
-    Ok(Hashed { stamp, digest, settled: !served && !fresh })
+    let mut stamp = FileStamp::of(file.as_fd())?;
+    for _ in 0..ATTEMPTS {
+        if stamp.size > SIZE_LIMIT {
+            return Err(DigestError::TooLarge { size: stamp.size });
+        }
+        let started = clock_gettime(ClockId::Realtime);
+        let digest = read_all(file, stamp.size, go_on)?;
+        let after = FileStamp::of(file.as_fd())?;
+        if after == stamp {
+            return Ok(Hashed { stamp, digest, settled: !served && !is_fresh(&stamp, started) });
+        }
+        if (after.size, after.modified) != (stamp.size, stamp.modified) {
+            return Err(DigestError::Changed);
+        }
+        // Renamed, removed or linked, as upgrades do, or written and its time put back: read again.
+        stamp = after;
+    }
+    Err(DigestError::Changed)
 }
 
 /// Digests of the file versions seen last. One owner, no locks.
@@ -182,8 +190,11 @@ fn file_system(file: &File) -> io::Result<i128> {
     Ok(i128::from(fstatfs(file)?.f_type) & 0xffff_ffff)
 }
 
-fn nanoseconds(seconds: i64, nanoseconds: i64) -> i128 {
-    i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+/// Whether a change to come could have the same time as the last one.
+fn is_fresh(stamp: &FileStamp, now: Timespec) -> bool {
+    let nanoseconds = |seconds, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    let (seconds, rest) = stamp.changed;
+    nanoseconds(seconds, rest.into()) >= nanoseconds(now.tv_sec, now.tv_nsec) - CLOCK_GRAIN_NS
 }
 
 #[cfg(test)]

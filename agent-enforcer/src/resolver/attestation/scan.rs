@@ -5,7 +5,7 @@
 //! compare them with the kernel's nanoseconds by [`super::same_start`] only.
 //! Nothing here judges a process; [`super::adopt`] drives the passes.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use rustix::fs::OFlags;
 
@@ -32,8 +32,19 @@ pub struct ScannedProcess {
     pub cgroup: String,
     /// Name as it chose it: for people.
     pub comm: String,
-    /// What it executes; `None` where it is exiting.
-    pub executable: Option<ScannedExecutable>,
+    /// What it executes.
+    pub image: ScannedImage,
+}
+
+/// What a running process executes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScannedImage {
+    /// This file.
+    Executable(ScannedExecutable),
+    /// Nothing any more: it is exiting.
+    None,
+    /// The daemon may not know (a security module can forbid it for single processes).
+    Unreadable(io::ErrorKind),
 }
 
 /// The executable of a running process.
@@ -63,8 +74,8 @@ impl Scanner {
         Ok(Self { root, own, buffer: Vec::new() })
     }
 
-    /// Every process of user space, in ascending order of pids. One that lives through the whole pass
-    /// is in it. Those that can't be read, though they live, come as errors.
+    /// Every process of user space, in ascending order of pids. One that lives through the whole
+    /// pass is in it. Those that can't be read, though they live, come as errors.
     pub fn scan(
         &mut self,
     ) -> Result<impl Iterator<Item = Result<ScannedProcess, ScanError>>, ProcError> {
@@ -124,44 +135,55 @@ impl Scanner {
         let ids = real_id(&self.buffer, b"Uid:").zip(real_id(&self.buffer, b"Gid:"));
         let (uid, gid) = ids.ok_or(ProcError::Malformed { file: "status" })?;
         // The leader may have exited first: then a thread tells what the process is.
-        let (executable, thread) = self.executable(&directory)?;
+        let (image, thread) = self.image(&directory)?;
         let cgroup = cgroup_of(thread.as_ref().unwrap_or(&directory), &mut self.buffer)?;
-        Ok(Some(ScannedProcess { pid, start_ns, parent, uid, gid, cgroup, comm, executable }))
+        Ok(Some(ScannedProcess { pid, start_ns, parent, uid, gid, cgroup, comm, image }))
     }
 
-    fn executable(
-        &mut self,
-        directory: &ProcDir,
-    ) -> Result<(Option<ScannedExecutable>, Option<ProcDir>), ProcError> {
-        match self.examine(directory, directory) {
-            Err(ProcError::Gone) => {}
-            other => return other.map(|executable| (Some(executable), None)),
+    /// The image; with the thread that still has it, where the leader has exited.
+    fn image(&mut self, directory: &ProcDir) -> Result<(ScannedImage, Option<ProcDir>), ProcError> {
+        match self.image_of(directory, directory)? {
+            ScannedImage::None => {}
+            image @ (ScannedImage::Executable(_) | ScannedImage::Unreadable(_)) => {
+                return Ok((image, None));
+            }
         }
         for tid in directory.numbers(c"task")? {
             let Ok(thread) = directory.thread(tid) else { continue };
-            match self.examine(&thread, directory) {
-                Err(ProcError::Gone) => {}
-                other => return other.map(|executable| (Some(executable), Some(thread))),
+            match self.image_of(&thread, directory)? {
+                ScannedImage::None => {}
+                image @ (ScannedImage::Executable(_) | ScannedImage::Unreadable(_)) => {
+                    return Ok((image, Some(thread)));
+                }
             }
         }
-        Ok((None, None))
+        Ok((ScannedImage::None, None))
     }
 
-    fn examine(
+    fn image_of(
         &mut self,
         thread: &ProcDir,
         directory: &ProcDir,
-    ) -> Result<ScannedExecutable, ProcError> {
-        let handle = thread.follow(c"exe", OFlags::PATH)?;
-        let executable = Executable::new(&self.root, handle)
-            .map_err(|source| ProcError::Unreadable { file: "exe".to_owned(), source })?;
+    ) -> Result<ScannedImage, ProcError> {
+        let executable = match thread.follow(c"exe", OFlags::PATH) {
+            Ok(handle) => Executable::new(&self.root, handle),
+            Err(ProcError::Gone) => return Ok(ScannedImage::None),
+            Err(ProcError::Unreadable { source, .. }) => Err(source),
+            Err(error @ (ProcError::Malformed { .. } | ProcError::NoProc { .. })) => {
+                return Err(error);
+            }
+        };
+        let executable = match executable {
+            Ok(executable) => executable,
+            Err(source) => return Ok(ScannedImage::Unreadable(source.kind())),
+        };
         let initial = self.root.process(1).ok();
         let namespaces = [directory, &self.own].into_iter().chain(initial.as_ref());
-        Ok(ScannedExecutable {
+        Ok(ScannedImage::Executable(ScannedExecutable {
             inode: executable.stamp().inode,
             device: executable.kernel_device(namespaces, &mut self.buffer),
             path: executable.path().clone(),
-        })
+        }))
     }
 }
 

@@ -127,14 +127,15 @@ impl SelectorPlan {
         matching.fold(TermSet::EMPTY, |all, (_, terms)| union(all, *terms))
     }
 
-    /// The term that claims a process, as the kernel side finds it.
-    pub fn classify(&self, cgroup_path: &str, uid: u32, exe: &Path) -> Option<&PlannedTerm> {
+    /// The term that claims a process, as the kernel side finds it. `named`: the terms that its
+    /// executable satisfies. Take them by the file itself: a path is as its process sees it.
+    pub fn classify(&self, cgroup_path: &str, uid: u32, named: TermSet) -> Option<&PlannedTerm> {
         let cgroups = levels(cgroup_path)
             .fold(self.defaults.any_cgroup, |all, level| union(all, self.cgroup_terms(level)));
         let of_user = self.users.iter().find(|(user, _)| *user == uid);
         let users = of_user.map_or(TermSet::EMPTY, |(_, terms)| *terms);
         let users = union(users, self.defaults.any_user);
-        let executables = union(self.executable_terms(exe), self.defaults.any_executable);
+        let executables = union(named, self.defaults.any_executable);
         let claims = intersection(intersection(cgroups, users), executables);
         self.term(lowest(claims)?)
     }
@@ -239,7 +240,8 @@ mod tests {
     }
 
     fn claims(plan: &SelectorPlan, cgroup: &str, uid: u32, exe: &str) -> Option<String> {
-        plan.classify(cgroup, uid, Path::new(exe)).map(|term| term.agent.to_string())
+        plan.classify(cgroup, uid, plan.executable_terms(Path::new(exe)))
+            .map(|term| term.agent.to_string())
     }
 
     #[test]
@@ -310,7 +312,7 @@ mod tests {
         let term = |digit| format!("[\"unix:path:/x\", \"unix:sha256:{}\"]", digit_text(digit));
         let plan = plan(&[("bot", &format!("[{}, {}]", term('0'), term('1')))]);
         assert_eq!(plan.terms().len(), 1);
-        let found = plan.classify("/", 0, Path::new("/x")).unwrap();
+        let found = plan.classify("/", 0, plan.executable_terms(Path::new("/x"))).unwrap();
         assert_eq!(found.digests, [Sha256Digest([0; 32]), Sha256Digest([0x11; 32])]);
     }
 

@@ -78,31 +78,49 @@ pub(crate) fn perform(sockets: &Sockets, op: Op) -> Outcome {
         Op::Bind { name, address } => {
             let (storage, length) = raw(address);
             // SAFETY: an address of that length.
-            Outcome::of(unsafe { libc::bind(fd(sockets, &name), (&raw const storage).cast(), length) }.into())
+            Outcome::of(
+                unsafe { libc::bind(fd(sockets, &name), (&raw const storage).cast(), length) }
+                    .into(),
+            )
         }
         // SAFETY: plain numbers.
         Op::Listen { name } => Outcome::of(unsafe { libc::listen(fd(sockets, &name), 16) }.into()),
         Op::Connect { name, address } => {
             let (storage, length) = raw(address);
             // SAFETY: an address of that length.
-            Outcome::of(unsafe { libc::connect(fd(sockets, &name), (&raw const storage).cast(), length) }.into())
+            Outcome::of(
+                unsafe { libc::connect(fd(sockets, &name), (&raw const storage).cast(), length) }
+                    .into(),
+            )
         }
+        Op::Dial { address } => match std::net::TcpStream::connect(address) {
+            Ok(_connected) => Outcome { errno: 0, value: 0, data: String::new() },
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                Outcome { errno, value: -1, data: String::new() }
+            }
+        },
         Op::Disconnect { name } => {
             // SAFETY: all zeroes is an address of family `AF_UNSPEC`.
             let unspecified: libc::sockaddr = unsafe { zeroed() };
             let length = size_of::<libc::sockaddr>() as socklen_t;
             // SAFETY: an address of that length.
-            Outcome::of(unsafe { libc::connect(fd(sockets, &name), &raw const unspecified, length) }.into())
+            Outcome::of(
+                unsafe { libc::connect(fd(sockets, &name), &raw const unspecified, length) }.into(),
+            )
         }
         Op::Nonblocking { name, on } => {
             let mut value = c_int::from(on);
             // SAFETY: the request takes a pointer to an int.
-            Outcome::of(unsafe { libc::ioctl(fd(sockets, &name), libc::FIONBIO, &raw mut value) }.into())
+            Outcome::of(
+                unsafe { libc::ioctl(fd(sockets, &name), libc::FIONBIO, &raw mut value) }.into(),
+            )
         }
         Op::Connected { name, timeout_ms } => connected(fd(sockets, &name), timeout_ms),
         Op::Send { name, data, flags } => {
             // SAFETY: the data is readable for its length.
-            let sent = unsafe { libc::send(fd(sockets, &name), data.as_ptr().cast(), data.len(), flags) };
+            let sent =
+                unsafe { libc::send(fd(sockets, &name), data.as_ptr().cast(), data.len(), flags) };
             Outcome::of(sent as i64)
         }
         Op::SendTo { name, address, data, flags } => {
@@ -114,7 +132,18 @@ pub(crate) fn perform(sockets: &Sockets, op: Op) -> Outcome {
         Op::SetOption { name, level, option, value } => {
             let length = value.len() as socklen_t;
             // SAFETY: the value is readable for its length.
-            Outcome::of(unsafe { libc::setsockopt(fd(sockets, &name), level, option, value.as_ptr().cast(), length) }.into())
+            Outcome::of(
+                unsafe {
+                    libc::setsockopt(
+                        fd(sockets, &name),
+                        level,
+                        option,
+                        value.as_ptr().cast(),
+                        length,
+                    )
+                }
+                .into(),
+            )
         }
         Op::GetOption { name, level, option } => {
             let (result, value) = get_int(fd(sockets, &name), level, option);
@@ -128,7 +157,8 @@ pub(crate) fn perform(sockets: &Sockets, op: Op) -> Outcome {
 pub(crate) fn get_int(fd: RawFd, level: c_int, option: c_int) -> (c_int, c_int) {
     let (mut value, mut length) = (0, size_of::<c_int>() as socklen_t);
     // SAFETY: an int and its length.
-    let result = unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut length) };
+    let result =
+        unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut length) };
     (result, value)
 }
 
@@ -156,14 +186,22 @@ fn send_to(fd: RawFd, address: SocketAddr, data: &str, flags: c_int) -> i64 {
     let (storage, length) = raw(address);
     // SAFETY: data and address are readable for their lengths.
     let sent = unsafe {
-        libc::sendto(fd, data.as_ptr().cast(), data.len(), flags, (&raw const storage).cast(), length)
+        libc::sendto(
+            fd,
+            data.as_ptr().cast(),
+            data.len(),
+            flags,
+            (&raw const storage).cast(),
+            length,
+        )
     };
     sent as i64
 }
 
 fn send_many(fd: RawFd, addresses: &[SocketAddr], data: &str) -> Outcome {
     let mut names: Vec<_> = addresses.iter().map(|address| raw(*address)).collect();
-    let mut part = libc::iovec { iov_base: data.as_ptr().cast_mut().cast::<c_void>(), iov_len: data.len() };
+    let mut part =
+        libc::iovec { iov_base: data.as_ptr().cast_mut().cast::<c_void>(), iov_len: data.len() };
     let mut messages: Vec<libc::mmsghdr> = names
         .iter_mut()
         .map(|(storage, length)| {

@@ -96,7 +96,11 @@ fn run(argv: &[String]) -> Outcome {
     let reply = text.lines().last().and_then(|line| serde_json::from_str::<Reply>(line).ok());
     match reply {
         Some(Reply { errno, value, pid, .. }) => Outcome { errno, value, data: pid.to_string() },
-        None => Outcome { errno: libc::EPROTO, value: -1, data: String::from_utf8_lossy(&output.stderr).into() },
+        None => Outcome {
+            errno: libc::EPROTO,
+            value: -1,
+            data: String::from_utf8_lossy(&output.stderr).into(),
+        },
     }
 }
 
@@ -126,7 +130,8 @@ fn exec(sockets: &Sockets, path: &str) {
     for (name, fd) in sockets.lock().expect("no thread panics with it").iter() {
         argv.push(format!("{name}={fd}"));
     }
-    let argv: Vec<_> = argv.into_iter().map(|word| CString::new(word).expect("no zero byte")).collect();
+    let argv: Vec<_> =
+        argv.into_iter().map(|word| CString::new(word).expect("no zero byte")).collect();
     let mut pointers: Vec<_> = argv.iter().map(|word| word.as_ptr()).collect();
     pointers.push(std::ptr::null());
     // SAFETY: strings that end with a zero byte, in an array that ends with a null pointer.
@@ -167,5 +172,8 @@ fn alarm(after_ms: u64, restart: bool) -> Outcome {
     timer.it_value.tv_sec = (after_ms / 1000).cast_signed();
     timer.it_value.tv_usec = (after_ms % 1000 * 1000).cast_signed();
     // SAFETY: a timer, and no place for the one before.
-    Outcome::of(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }.into())
+    Outcome::of(
+        unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }
+            .into(),
+    )
 }

@@ -81,7 +81,9 @@ pub(crate) fn answer(sockets: &Sockets, request: Request) {
 /// Does one thing; `None` where somebody else answers.
 pub(crate) fn perform(sockets: &Sockets, id: u64, op: Op) -> Option<Outcome> {
     match op {
-        Op::Pid => Some(Outcome { errno: 0, value: i64::from(std::process::id()), data: String::new() }),
+        Op::Pid => {
+            Some(Outcome { errno: 0, value: i64::from(std::process::id()), data: String::new() })
+        }
         Op::InThread { op } => {
             let sockets = Arc::clone(sockets);
             thread::spawn(move || perform(&sockets, id, *op)).join().expect("the thread ends")

@@ -1,0 +1,259 @@
+//! Calls that wait for their decision, in every form, and how they end.
+
+use std::{net::SocketAddr, time::Duration};
+
+use agent_enforcer_tests::{
+    GrantRequest, Op, Probe, TestHost, What,
+    wait::{SOON, wait_until},
+};
+use libc::{EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, SOCK_DGRAM, SOCK_STREAM};
+use rustix::process::Signal;
+
+fn name(name: &str) -> String {
+    name.to_owned()
+}
+
+/// A blocking connect waits, is listed as pending, is granted, and goes through.
+fn assert_connect_waits_for_grant(peer: impl FnOnce(&TestHost) -> (SocketAddr, SocketAddr)) {
+    let host = TestHost::start();
+    let (named, real) = peer(&host);
+    let mut agent = host.agent("waits");
+    let ticket = agent.begin_connect("a", named);
+    host.wait_call("stalled", "stalled", agent.pid());
+    let pending = host.pending();
+    assert_eq!(pending.len(), 1);
+    assert_eq!(pending[0]["pid"], agent.pid());
+    assert_eq!(pending[0]["tool"], "web");
+    assert_eq!(pending[0]["destination"], format!("{real}/tcp"));
+    assert_eq!(host.explain(agent.pid(), &format!("{real}"))["outcome"], "stalled");
+    assert!(host.servers.at(real).is_empty(), "nothing on the wire before the decision");
+    host.grant(&GrantRequest::agent("waits", "web"));
+    let reply = agent.finish(ticket);
+    assert!(reply.is_ok(), "{reply:?}");
+    assert!(agent.echoes("a"));
+    let event = host.wait_call("allowed", "allowed_grant", agent.pid());
+    assert!(event.number("/unmapped/agent_enforcer/stalled_ns").unwrap_or_default() > 0);
+    assert!(host.pending().is_empty());
+    assert_eq!(host.calls("stalled", "stalled"), 1);
+    assert_eq!(host.calls("allowed", "allowed_grant"), 1);
+}
+
+#[test]
+fn blocking_connect_waits_for_its_grant() {
+    assert_connect_waits_for_grant(|host| (host.at(20), host.at(20)));
+}
+
+#[test]
+fn blocking_ipv6_connect_waits_for_its_grant() {
+    assert_connect_waits_for_grant(|host| (host.at6(20), host.at6(20)));
+}
+
+#[test]
+fn connect_to_mapped_address_waits_for_the_grant_of_its_ipv4_address() {
+    assert_connect_waits_for_grant(|host| {
+        ("[::ffff:192.0.2.20]:7000".parse().unwrap(), host.at(20))
+    });
+}
+
+#[test]
+fn event_loop_goes_on_while_its_connect_waits() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    assert!(agent.socket("a", host.at(20), SOCK_STREAM).is_ok());
+    agent.run(Op::Nonblocking { name: name("a"), on: true });
+    let begun = agent.run(Op::Connect { name: name("a"), address: host.at(20) });
+    assert_eq!(begun.errno, EINPROGRESS);
+    let loops = agent.begin(Op::Connected { name: name("a"), timeout_ms: 10_000 });
+    host.wait_call("stalled", "stalled", agent.pid());
+    assert!(agent.wait_for(loops, Duration::from_millis(100)).is_none());
+    host.grant(&GrantRequest::agent("waits", "web"));
+    let connected = agent.finish(loops);
+    assert!(connected.is_ok(), "{connected:?}");
+    assert!(connected.value >= 5, "ticks: {connected:?}");
+    assert!(agent.echoes("a"));
+}
+
+#[test]
+fn nonblocking_connect_that_is_denied_tells_at_once() {
+    let host = TestHost::start();
+    let mut agent = host.agent("hasty");
+    assert!(agent.socket("a", host.at(20), SOCK_STREAM).is_ok());
+    agent.run(Op::Nonblocking { name: name("a"), on: true });
+    let begun = agent.run(Op::Connect { name: name("a"), address: host.at(20) });
+    assert_eq!(begun.errno, EINPROGRESS);
+    let connected = agent.run(Op::Connected { name: name("a"), timeout_ms: 5000 });
+    assert_eq!(connected.errno, ECONNABORTED, "{connected:?}");
+    assert!(connected.micros < 1_500_000, "{connected:?}");
+}
+
+#[test]
+fn connect_that_nobody_grants_ends_after_the_stall_limit() {
+    let host = TestHost::start();
+    let mut agent = host.agent("hasty");
+    for (socket, peer) in [("4", host.at(20)), ("6", host.at6(20))] {
+        let reply = agent.connect(socket, peer);
+        assert_eq!(reply.errno, ECONNABORTED, "{reply:?}");
+        assert!((450_000..1_500_000).contains(&reply.micros), "{reply:?}");
+        assert!(host.servers.at(peer).is_empty());
+    }
+    host.wait_denied("stall_timeout", agent.pid());
+    wait_until("two denials", SOON, || host.calls("denied", "stall_timeout") == 2);
+    assert_eq!(host.calls("stalled", "stalled"), 2);
+    assert!(host.pending().is_empty());
+    assert!(agent.connect("g", host.at(10)).is_ok());
+}
+
+#[test]
+fn denied_socket_connects_after_a_grant() {
+    let host = TestHost::start();
+    let mut agent = host.agent("hasty");
+    assert_eq!(agent.connect("a", host.at(20)).errno, ECONNABORTED);
+    host.grant(&GrantRequest::agent("hasty", "web"));
+    let again = agent.run(Op::Connect { name: name("a"), address: host.at(20) });
+    assert!(again.is_ok(), "{again:?}");
+    assert!(agent.echoes("a"));
+}
+
+#[test]
+fn nonblocking_datagram_is_told_to_try_again_while_undecided() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    for (socket, peer) in [("4", host.at(20)), ("6", host.at6(20))] {
+        assert!(agent.socket(socket, peer, SOCK_DGRAM).is_ok());
+        agent.run(Op::Nonblocking { name: name(socket), on: true });
+        let send = Op::SendTo { name: name(socket), address: peer, data: name("early"), flags: 0 };
+        assert_eq!(agent.run(send.clone()).errno, EAGAIN);
+        assert!(host.servers.at(peer).is_empty());
+    }
+    host.wait_call("stalled", "stalled", agent.pid());
+    host.grant(&GrantRequest::agent("waits", "web"));
+    for (socket, peer) in [("4", host.at(20)), ("6", host.at6(20))] {
+        let send = Op::SendTo { name: name(socket), address: peer, data: name("late"), flags: 0 };
+        assert!(agent.run(send).is_ok());
+        assert_eq!(agent.receive(socket).data, "late");
+        assert_eq!(host.servers.at(peer), [What::Datagram(b"late".to_vec())]);
+    }
+}
+
+#[test]
+fn blocking_datagram_is_lost_while_undecided_and_goes_once_granted() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    assert!(agent.send_to("a", host.at(20), "early").is_ok());
+    host.wait_call("stalled", "stalled", agent.pid());
+    host.grant(&GrantRequest::agent("waits", "web"));
+    let send = Op::SendTo { name: name("a"), address: host.at(20), data: name("late"), flags: 0 };
+    assert!(agent.run(send).is_ok());
+    assert_eq!(agent.receive("a").data, "late");
+    assert_eq!(host.servers.at(host.at(20)), [What::Datagram(b"late".to_vec())]);
+}
+
+#[test]
+fn connected_datagram_socket_is_judged_at_its_first_packet() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    for (socket, peer) in [("4", host.at(20)), ("6", host.at6(20))] {
+        let before = host.events().len();
+        assert!(agent.socket(socket, peer, SOCK_DGRAM).is_ok());
+        // Resolvers do that to learn a route: no question yet.
+        assert!(agent.run(Op::Connect { name: name(socket), address: peer }).is_ok());
+        assert_eq!(host.events()[before..].iter().filter(|event| event.is_call()).count(), 0);
+        agent.send(socket, "early");
+    }
+    host.wait_event("both", |event| event.outcome() == "stalled" && event.own("hook") == "egress");
+    host.grant(&GrantRequest::agent("waits", "web"));
+    for (socket, peer) in [("4", host.at(20)), ("6", host.at6(20))] {
+        assert!(agent.send(socket, "late").is_ok());
+        assert_eq!(agent.receive(socket).data, "late");
+        assert_eq!(host.servers.at(peer), [What::Datagram(b"late".to_vec())]);
+    }
+}
+
+#[test]
+fn several_calls_to_one_destination_wait_for_one_decision() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    let tickets: Vec<_> =
+        (0..8).map(|n| agent.begin_connect(&n.to_string(), host.at(20))).collect();
+    wait_until("eight stalled", SOON, || host.calls("stalled", "stalled") == 8);
+    let pending = host.pending();
+    assert_eq!((pending.len(), &pending[0]["calls"]), (1, &8.into()));
+    host.grant(&GrantRequest::agent("waits", "web"));
+    for ticket in tickets {
+        assert!(agent.finish(ticket).is_ok());
+    }
+    wait_until("eight allowed", SOON, || host.calls("allowed", "allowed_grant") == 8);
+}
+
+#[test]
+fn threads_get_a_verdict_each() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    let waiting = agent.begin_connect("p", host.at(20));
+    host.wait_call("stalled", "stalled", agent.pid());
+    // The others go on meanwhile.
+    assert!(agent.connect("g", host.at(10)).is_ok());
+    assert_eq!(agent.connect("e", host.at(50)).errno, libc::EACCES);
+    assert!(agent.echoes("g"));
+    host.grant(&GrantRequest::agent("waits", "web"));
+    assert!(agent.finish(waiting).is_ok());
+}
+
+/// The call of a process that ends takes its question along.
+fn assert_gone(end: impl FnOnce(&mut Probe)) {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    let pid = agent.pid();
+    agent.begin_connect("a", host.at(20));
+    host.wait_call("stalled", "stalled", pid);
+    end(&mut agent);
+    host.wait_denied("caller_gone", pid);
+    assert!(host.pending().is_empty());
+    host.grant(&GrantRequest::agent("waits", "web"));
+    assert!(!host.servers.at(host.at(20)).contains(&What::Connected));
+    let mut twin = host.agent("waits");
+    assert!(twin.connect("a", host.at(20)).is_ok());
+}
+
+#[test]
+fn killed_caller_takes_its_question_along() {
+    assert_gone(Probe::kill);
+}
+
+#[test]
+fn caller_that_exits_takes_its_question_along() {
+    assert_gone(|agent| {
+        agent.begin(Op::Exit);
+    });
+}
+
+#[test]
+fn interrupted_caller_gets_eintr_and_its_connection_after_the_grant() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    assert!(agent.socket("a", host.at(20), SOCK_STREAM).is_ok());
+    assert!(agent.run(Op::Alarm { after_ms: 300, restart: false }).is_ok());
+    // Not aside: a signal goes to the leading thread while others block in the same way.
+    let reply = agent.run(Op::Connect { name: name("a"), address: host.at(20) });
+    assert_eq!(reply.errno, EINTR, "{reply:?}");
+    assert!(!host.servers.at(host.at(20)).contains(&What::Connected));
+    host.grant(&GrantRequest::agent("waits", "web"));
+    // POSIX: the connection goes on being made.
+    assert!(agent.run(Op::Connected { name: name("a"), timeout_ms: 5000 }).is_ok());
+    assert!(agent.echoes("a"));
+}
+
+#[test]
+fn restarted_caller_goes_on_waiting() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    assert!(agent.socket("a", host.at(20), SOCK_STREAM).is_ok());
+    assert!(agent.run(Op::Alarm { after_ms: 200, restart: true }).is_ok());
+    let pid = agent.pid();
+    let ticket = agent.begin(Op::Connect { name: name("a"), address: host.at(20) });
+    host.wait_call("stalled", "stalled", pid);
+    agent.signal(Signal::ALARM);
+    assert!(agent.wait_for(ticket, Duration::from_millis(400)).is_none());
+    host.grant(&GrantRequest::agent("waits", "web"));
+    assert!(agent.finish(ticket).is_ok());
+}
