@@ -16,10 +16,10 @@ fn every_call_of_a_deny_flood_is_accounted_and_the_host_stays_responsive() {
     }
     let flood = LoadOp::Flood { address: host.at(50), ports: 1, calls: u64::MAX, millis: 2000 };
     let tickets: Vec<_> = agents.iter_mut().map(|agent| agent.begin_load(flood.clone())).collect();
-    // While it goes on:
-    let calm = LoadOp::Flood { address: host.at(10), ports: 1, calls: 200, millis: 20_000 };
+    // While it goes on; fewer than a listener's backlog, as the server may get no turn to accept.
+    let calm = LoadOp::Flood { address: host.at(10), ports: 1, calls: 100, millis: 20_000 };
     let calm = stranger.load(calm);
-    assert_eq!((calm.of(0), calm.total()), (200, 200), "{calm:?}");
+    assert_eq!((calm.of(0), calm.total()), (100, 100), "{calm:?}");
     assert!(calm.longest_us < 1_000_000, "a host's connect waits for no agent: {calm:?}");
     assert!(host.try_cli(&["status"]).status.success(), "the daemon answers");
     let mut made = 0;
