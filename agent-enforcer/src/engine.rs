@@ -321,10 +321,15 @@ impl Engine {
             Record::Allowed(record, hook) => self.on_allowed(record, *hook),
             Record::Audited(record, hook) => self.on_audited(record, *hook),
             Record::FlowDenied(record, _hook) => self.reset_flow(record),
-            Record::Joined(record) => self.on_joined(&record.process),
-            Record::Classified(record) | Record::Executed(record) => {
+            Record::Joined(record) => {
+                self.tag_inherited_sockets(&record.process);
+                self.on_joined(&record.process);
+            }
+            Record::Classified(record) => {
+                self.tag_inherited_sockets(&record.process);
                 self.on_executed(&record.process);
             }
+            Record::Executed(record) => self.on_executed(&record.process),
             Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
             Record::TableFull(record) => {
                 let table = if record.process.tgid == 0 {

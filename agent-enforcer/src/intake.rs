@@ -21,6 +21,7 @@ use aya::maps::{MapData, RingBuf};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     io::Errno,
+    process::setpriority_process,
 };
 
 pub use decode::{DecodeError, Record, decode};
@@ -31,6 +32,8 @@ use crate::engine::{Engine, Message, Next};
 const SPIN: Duration = Duration::from_micros(60);
 /// Longest sleep: bounds the age of records that do not wake, and of the heartbeat.
 const SLEEP: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// Nice value of the thread.
+const PRIORITY: i32 = -20;
 /// Records between two looks at messages and the clock.
 const BATCH: usize = 256;
 /// Messages that may wait.
@@ -113,6 +116,11 @@ pub fn run(
     mut engine: Engine,
     mailbox: &Mailbox,
 ) -> Result<Engine, IntakeError> {
+    // A caller that waits in its hook waits for this thread to get a CPU. Threads have priorities of
+    // their own (setpriority(2)); without the capability it is only slower.
+    if let Err(error) = setpriority_process(None, PRIORITY) {
+        tracing::info!(%error, "the intake runs at normal priority");
+    }
     // With one CPU, looking again only keeps the caller from running.
     let spins = thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
     let mut last_work = Instant::now();

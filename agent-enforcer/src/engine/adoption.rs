@@ -99,6 +99,19 @@ impl Engine {
         Ok(())
     }
 
+    /// Sockets that a newly recognised process brought along.
+    pub(super) fn tag_inherited_sockets(&mut self, facts: &ProcessFacts) {
+        let tag = ProcessTag {
+            instance: facts.instance,
+            exec: facts.exec,
+            start_ns: facts.start_ns,
+            exe_inode: facts.exe_inode,
+            exe_device: facts.exe_device,
+            agent: facts.agent,
+        };
+        tag_sockets(&mut self.processes, facts.tgid, &tag);
+    }
+
     fn take_in(&mut self, adoption: Adoption<ProcessTag>) {
         let Adoption { mut marked, passes } = adoption;
         tracing::info!(processes = marked.len(), passes, "running processes were judged");
@@ -178,22 +191,25 @@ impl Tagger<'_> {
         self.maps.processes.insert(process.pid, tag, 0).map_err(failed(names::PROCS))?;
         Ok(tag)
     }
+}
 
-    /// Tags the sockets that a process has already; those that it makes from now on are tagged by
-    /// the kernel side.
-    fn tag_sockets(&mut self, process: &ScannedProcess, tag: &ProcessTag) {
-        let sockets = match sockets_of(process.pid, process.start_ns) {
-            Ok(sockets) => sockets,
-            Err(error) => {
-                tracing::warn!(pid = process.pid, %error, "open sockets are not tagged");
-                return;
-            }
-        };
-        let fresh = socket_tag(process.pid, tag);
-        for socket in sockets {
-            if let Err(error) = self.maps.sockets.insert(&socket, fresh, 0) {
-                tracing::warn!(pid = process.pid, %error, "an open socket is not tagged");
-            }
+/// Tags the sockets that a process has already; those that it makes from now on are tagged by the
+/// kernel side. A socket that is tagged keeps its tag.
+fn tag_sockets(maps: &mut ProcessMaps, pid: u32, tag: &ProcessTag) {
+    /// `BPF_NOEXIST`
+    const ONLY_NEW: u64 = 1;
+    let sockets = match sockets_of(pid, tag.start_ns) {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            tracing::debug!(pid, %error, "open sockets are not tagged");
+            return;
+        }
+    };
+    let fresh = socket_tag(pid, tag);
+    for socket in sockets {
+        match maps.sockets.insert(&socket, fresh, ONLY_NEW) {
+            Ok(()) => {}
+            Err(error) => tracing::debug!(pid, %error, "an open socket is not tagged, or was"),
         }
     }
 }
@@ -238,7 +254,7 @@ impl Judge for Tagger<'_> {
         };
         match self.tag(process, agent, parent) {
             Ok(tag) => {
-                self.tag_sockets(process, &tag);
+                tag_sockets(self.maps, process.pid, &tag);
                 Judgement::Marked(tag)
             }
             Err(error) => {

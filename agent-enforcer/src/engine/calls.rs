@@ -63,7 +63,7 @@ impl Engine {
 
     /// A call that the kernel side denied by itself.
     pub(super) fn on_denied(&mut self, record: &CallRecord, hook: Hook) {
-        let reason = Reason::from_raw(record.reason).unwrap_or(Reason::Internal);
+        let reason = self.refined(record);
         self.report(record, hook, Outcome::Denied, reason, self.tool_of(record), record.grant);
         if hook == Hook::Egress {
             self.reset_flow(record);
@@ -80,6 +80,22 @@ impl Engine {
     pub(super) fn on_audited(&mut self, record: &CallRecord, hook: Hook) {
         let reason = Reason::from_raw(record.reason).unwrap_or(Reason::Internal);
         self.report(record, hook, Outcome::Audited, reason, self.tool_of(record), record.grant);
+    }
+
+    /// The kernel side denies what misses (`on_miss: deny`) without knowing what exactly is missing.
+    fn refined(&self, record: &CallRecord) -> Reason {
+        let reason = Reason::from_raw(record.reason).unwrap_or(Reason::Internal);
+        if reason != Reason::NoGrant {
+            return reason;
+        }
+        let agent = self.agent_names.get(&record.process.agent);
+        let Some(agent) = agent.and_then(|name| self.policy.agent(name)) else { return reason };
+        let (instance, now_ns) = (record.process.instance, self.clock.now_ns());
+        match rule(&self.policy, agent, &self.grants, instance, &record.destination, now_ns) {
+            Ruling::Deny { reason, .. } | Ruling::Wait { reason, .. } => reason,
+            // It was granted meanwhile.
+            Ruling::Allow { .. } => reason,
+        }
     }
 
     fn tool_of(&self, record: &CallRecord) -> Option<ToolId> {
@@ -281,8 +297,15 @@ impl Engine {
         result: Result<Grant, GrantStoreError>,
     ) {
         self.uses_in_flight.remove(&key);
-        let grant = match result {
+        let mut grant = match result {
             Ok(grant) => grant,
+            // Others were faster.
+            Err(GrantStoreError::Use { .. }) => {
+                if let Some(call) = self.pending.take_one(&key) {
+                    self.deny(key, &call, Reason::GrantUsedUp, None, false);
+                }
+                return;
+            }
             Err(error) => {
                 tracing::error!(%error, grant = id.get(), "a use could not be recorded");
                 self.tell(DaemonEvent::Alarm {
@@ -298,6 +321,10 @@ impl Engine {
         let now_ns = self.clock.now_ns();
         let expires_ns = grant.expires_ns;
         let used_up = grant.state(now_ns) == GrantState::UsedUp;
+        // Uses that are still on their way to the disk count here already.
+        if let Some(known) = self.grants.get(id) {
+            grant.uses = grant.uses.max(known.uses);
+        }
         self.grants.insert(grant);
         if let Some(call) = self.pending.take_one(&key)
             && let Some(tool) = self.policy.tool_at(&key.destination).map(|tool| tool.id)
