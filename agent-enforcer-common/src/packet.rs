@@ -135,6 +135,11 @@ fn port(packet: &impl Load, protocol: u8, transport: u32) -> Result<u16, Reason>
 }
 
 #[cfg(all(test, feature = "user"))]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "packets are made by hand here"
+)]
 mod tests {
     use super::*;
 

@@ -104,6 +104,7 @@ fn read<T: Pod>(bytes: &[u8]) -> Result<T, DecodeError> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "records are small")]
 mod tests {
     use proptest::prelude::*;
 
