@@ -241,6 +241,8 @@ fn stranger_with_sockets(host: &TestHost) -> Probe {
     assert!(probe.echoes("live") && probe.echoes_soon("datagrams"));
     let directory = host.cgroup("strict").display().to_string();
     assert!(probe.run(Op::EnterCgroup { directory }).is_ok());
+    // Sockets that are connected already are tagged by the daemon, just before it tells.
+    host.wait_event("the start of the instance", |event| event.code() == "instance_started");
     probe
 }
 
