@@ -69,6 +69,11 @@ impl Tally {
         self.errnos.get(&errno).copied().unwrap_or_default()
     }
 
+    /// How many calls were denied: in the hook, or held first where the answer came late.
+    pub fn denied(&self) -> u64 {
+        self.of(libc::EACCES) + self.of(libc::ECONNABORTED)
+    }
+
     /// How many calls were made.
     pub fn total(&self) -> u64 {
         self.errnos.values().sum()

@@ -107,7 +107,6 @@ impl Flow {
             }
             // It ended; a new grant is for new calls.
             Some(FlowState::Ended) => {
-                counters::count_reason(self.tag.reason);
                 if packet.is_bare_reset(&Skb(self.skb)) {
                     PacketOutcome::Pass
                 } else {
@@ -116,7 +115,6 @@ impl Flow {
             }
             // A retransmission, no new call.
             Some(FlowState::Denied) if current && !is_udp(&packet.destination) => {
-                counters::count_reason(self.tag.reason);
                 PacketOutcome::Drop
             }
             Some(

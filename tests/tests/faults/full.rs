@@ -38,7 +38,7 @@ fn process_that_finds_no_room_is_denied_everything_until_it_ends() {
     // The table also has the probe itself.
     let refused = u64::from(CROWD) + 1 - ROOM;
     assert_eq!(tally.total(), u64::from(CROWD));
-    assert_eq!(tally.of(libc::EACCES), refused, "{tally:?}");
+    assert_eq!(tally.denied(), refused, "{tally:?}");
     assert_eq!(tally.of(0), u64::from(CROWD) - refused, "{tally:?}");
     wait_until("every allowed call is told: none was a stranger's", LONG, || {
         host.calls("allowed", "allowed_standing") - before == tally.of(0)

@@ -22,18 +22,20 @@ fn every_call_of_a_deny_flood_is_accounted_and_the_host_stays_responsive() {
     assert_eq!((calm.of(0), calm.total()), (100, 100), "{calm:?}");
     assert!(calm.longest_us < 1_000_000, "a host's connect waits for no agent: {calm:?}");
     assert!(host.try_cli(&["status"]).status.success(), "the daemon answers");
-    let mut made = 0;
+    let (mut made, mut held) = (0, 0);
     for (agent, ticket) in agents.iter_mut().zip(tickets) {
         let tally = agent.finish_load(ticket);
-        assert_eq!(tally.of(libc::EACCES), tally.total(), "{tally:?}");
+        assert_eq!(tally.denied(), tally.total(), "{tally:?}");
         made += tally.total();
+        // A held call that is denied may leave a second record of the kernel side.
+        held += tally.of(libc::ECONNABORTED);
     }
     assert!(made > 10_000, "{made} calls in two seconds are no flood");
     wait_until("every call is told or counted as lost", LONG, || {
         let account = Account::of(&host);
-        account.denied + account.lost == made
+        (made..=made + held).contains(&(account.denied + account.lost))
     });
-    assert_eq!(kernel_denials(&host), made);
+    assert!((made..=made + held).contains(&kernel_denials(&host)));
     assert!(host.servers.at(host.at(50)).is_empty(), "nothing went out");
     eprintln!("{} denied calls/s, {} records lost", made / 2, Account::of(&host).lost);
 }
