@@ -111,7 +111,8 @@ fn full_ring_loses_no_denial_and_counts_every_lost_record() {
     let mut made = u64::try_from(AGENTS).expect("a few");
     for (agent, ticket) in agents.iter_mut().zip(tickets) {
         let Tally { errnos, .. } = agent.finish_load(ticket);
-        assert_eq!(errnos.keys().collect::<Vec<_>>(), [&libc::EACCES]);
+        let denials = [libc::EACCES, libc::ECONNABORTED];
+        assert!(errnos.keys().all(|errno| denials.contains(errno)), "{errnos:?}");
         made += errnos.values().sum::<u64>();
     }
     assert_eq!(made, (CALLS + 1) * 4);
