@@ -69,9 +69,10 @@ impl Tally {
         self.errnos.get(&errno).copied().unwrap_or_default()
     }
 
-    /// How many calls were denied: in the hook, or held first where the answer came late.
+    /// How many calls were denied: in the hook, or held first where the answer came late, and then
+    /// ended by the daemon or by their own timers.
     pub fn denied(&self) -> u64 {
-        self.of(libc::EACCES) + self.of(libc::ECONNABORTED)
+        self.of(libc::EACCES) + self.of(libc::ECONNABORTED) + self.of(libc::ETIMEDOUT)
     }
 
     /// How many calls were made.

@@ -22,6 +22,8 @@ use crate::{
 
 /// First retransmission time-out of a held SYN, jiffies.
 const HELD_SYN_TIMEOUT: u32 = 1;
+/// Retransmissions that the daemon has for resetting a connection that it denied.
+const RESET_RETRIES: u32 = 3;
 /// Retransmissions of a SYN that goes out (net/ipv4/tcp.h `TCP_SYN_RETRIES`).
 const SYN_RETRIES: u32 = 6;
 
@@ -48,10 +50,12 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) {
         }
         return;
     }
-    if pending && state::daemon_alive(report::now_ns()) {
+    let alive = state::daemon_alive(report::now_ns());
+    if pending && alive {
         return;
     }
-    let mut retries = 1;
+    // The daemon resets what it denied; it may be behind.
+    let mut retries = if alive { ctx.arg(0).saturating_add(RESET_RETRIES) } else { 1 };
     if tag.state == FlowState::Allowed as u8 {
         retries = ctx.arg(0).saturating_add(SYN_RETRIES);
         let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTO_CB_FLAG) as i32);
