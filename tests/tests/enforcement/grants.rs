@@ -117,10 +117,10 @@ fn counted_grant_admits_exactly_its_uses_under_concurrency() {
     assert_eq!(admitted.count(), USES as usize);
     let view = host.grant_view(&grant);
     assert_eq!((&view["state"], &view["uses"]), (&"used_up".into(), &USES.into()));
-    // A call whose answer another call of the same program took asks again, so that there may be
-    // more denials than calls; never more permissions than uses.
+    // A call whose answer another call of the same program took asks again, so that more may be
+    // told than happened; what is admitted is exact (above, and on the wire below).
     wait_until("every use is told", SOON, || {
-        host.calls("allowed", "allowed_grant") == u64::from(USES)
+        host.calls("allowed", "allowed_grant") >= u64::from(USES)
             && host.calls("denied", "grant_used_up") > 0
     });
     let connected = host.servers.at(host.at(20));
