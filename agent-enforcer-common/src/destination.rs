@@ -10,16 +10,17 @@ pub const PROTOCOL_TCP: u8 = 6;
 /// `IPPROTO_UDP`.
 pub const PROTOCOL_UDP: u8 = 17;
 
-const MAPPED_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
-const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// `::ffff:0:0/96` as a number.
+const MAPPED_PREFIX: u64 = 0xffff << 32;
+const LOOPBACK_V4: u32 = 0x7f00_0001;
 
 /// A canonical peer: address, transport protocol, port and (link-local only) interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Destination {
-    /// IPv6 address in network byte order; IPv4 as `::ffff:a.b.c.d`.
-    address: [u8; 16],
+    /// IPv6 address in network byte order, IPv4 as `::ffff:a.b.c.d`. Two words, not bytes: BPF has
+    /// no unaligned access, so that bytes are copied and compared one by one.
+    address_be: [u64; 2],
     /// Interface index for link-local addresses, otherwise 0.
     scope: u32,
     /// Port in host byte order.
@@ -33,46 +34,37 @@ const _: () = assert!(size_of::<Destination>() == 24);
 crate::plain_data!(Destination);
 
 impl Destination {
-    /// From an IPv4 address in network byte order.
+    /// From an IPv4 address.
     #[inline(always)]
-    pub fn v4(octets: [u8; 4], port: u16, protocol: u8) -> Self {
-        let octets = if u32::from_ne_bytes(octets) == 0 { LOOPBACK_V4 } else { octets };
-        let mut address = [0; 16];
-        address[10] = MAPPED_PREFIX[10];
-        address[11] = MAPPED_PREFIX[11];
-        address[12] = octets[0];
-        address[13] = octets[1];
-        address[14] = octets[2];
-        address[15] = octets[3];
-        Self { address, scope: 0, port, protocol, _pad: 0 }
+    pub const fn v4(address: u32, port: u16, protocol: u8) -> Self {
+        let address = if address == 0 { LOOPBACK_V4 } else { address };
+        let low_be = (MAPPED_PREFIX | address as u64).to_be();
+        Self { address_be: [0, low_be], scope: 0, port, protocol, _pad: 0 }
     }
 
-    /// From an IPv6 address in network byte order; `scope` is the caller's scope id or interface.
+    /// From the halves of an IPv6 address; `scope` is the caller's scope id or interface.
     #[inline(always)]
-    pub fn v6(octets: [u8; 16], scope: u32, port: u16, protocol: u8) -> Self {
-        let bits = u128::from_be_bytes(octets);
-        if bits == 0 {
-            return Self { address: LOOPBACK_V6, scope: 0, port, protocol, _pad: 0 };
+    pub const fn v6(address: [u64; 2], scope: u32, port: u16, protocol: u8) -> Self {
+        let [high, low] = address;
+        if high == 0 && low >> 32 == MAPPED_PREFIX >> 32 {
+            return Self::v4(low as u32, port, protocol);
         }
-        if bits >> 32 == 0xffff {
-            let v4 = [octets[12], octets[13], octets[14], octets[15]];
-            return Self::v4(v4, port, protocol);
-        }
-        let link_local = (octets[0] == 0xfe && octets[1] & 0xc0 == 0x80)
-            || (octets[0] == 0xff && octets[1] & 0x0f == 0x02);
+        // The unspecified address is `::1`.
+        let low = if high | low == 0 { 1 } else { low };
+        let link_local = high >> 54 == 0xfe80 >> 6 || high >> 48 & 0xff0f == 0xff02;
         let scope = if link_local { scope } else { 0 };
-        Self { address: octets, scope, port, protocol, _pad: 0 }
+        Self { address_be: [high.to_be(), low.to_be()], scope, port, protocol, _pad: 0 }
     }
 
     /// For a record about a socket or packet that goes nowhere yet.
     pub const fn without_peer(protocol: u8) -> Self {
-        Self { address: [0; 16], scope: 0, port: 0, protocol, _pad: 0 }
+        Self { address_be: [0; 2], scope: 0, port: 0, protocol, _pad: 0 }
     }
 
-    /// The address bytes, IPv4 as IPv4-mapped.
+    /// The address in network byte order, IPv4 as IPv4-mapped.
     #[inline(always)]
-    pub const fn address(&self) -> [u8; 16] {
-        self.address
+    pub const fn address_be(&self) -> [u64; 2] {
+        self.address_be
     }
 
     /// The port, host byte order.
@@ -99,18 +91,38 @@ impl Destination {
     /// From standard-library types; the port of `peer` is kept, its flow label is not.
     pub fn from_socket_addr(peer: std::net::SocketAddr, protocol: u8) -> Self {
         match peer {
-            std::net::SocketAddr::V4(v4) => Self::v4(v4.ip().octets(), v4.port(), protocol),
+            std::net::SocketAddr::V4(v4) => Self::v4(v4.ip().to_bits(), v4.port(), protocol),
             std::net::SocketAddr::V6(v6) => {
-                Self::v6(v6.ip().octets(), v6.scope_id(), v6.port(), protocol)
+                Self::v6(halves(*v6.ip()), v6.scope_id(), v6.port(), protocol)
             }
         }
     }
 
+    /// The address bytes, IPv4 as IPv4-mapped.
+    pub fn octets(&self) -> [u8; 16] {
+        let [high, low] = self.address_be.map(u64::from_be);
+        (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
+    }
+
     /// The address as people write it: IPv4 again where it was IPv4.
     pub fn ip(&self) -> std::net::IpAddr {
-        let v6 = std::net::Ipv6Addr::from(self.address);
+        let v6 = std::net::Ipv6Addr::from(self.octets());
         v6.to_ipv4_mapped().map_or(std::net::IpAddr::V6(v6), std::net::IpAddr::V4)
     }
+}
+
+/// An address as [`Destination::address_be`] has it.
+#[cfg(feature = "user")]
+pub fn words_be(address: std::net::Ipv6Addr) -> [u64; 2] {
+    halves(address).map(u64::to_be)
+}
+
+/// The halves of an address, as [`Destination::v6`] takes them.
+#[cfg(feature = "user")]
+#[expect(clippy::cast_possible_truncation, reason = "each half is what is kept")]
+fn halves(address: std::net::Ipv6Addr) -> [u64; 2] {
+    let bits = address.to_bits();
+    [(bits >> 64) as u64, bits as u64]
 }
 
 #[cfg(feature = "user")]
@@ -136,36 +148,35 @@ impl std::fmt::Display for Destination {
 mod tests {
     use super::*;
 
+    fn v6(address: &str, scope: u32, port: u16) -> Destination {
+        let address: std::net::Ipv6Addr = address.parse().unwrap();
+        Destination::v6(halves(address), scope, port, PROTOCOL_TCP)
+    }
+
     #[test]
     fn mapped_address_is_its_ipv4_address() {
-        let v4 = Destination::v4([192, 0, 2, 1], 443, PROTOCOL_TCP);
-        let mapped: std::net::Ipv6Addr = "::ffff:192.0.2.1".parse().unwrap();
-        assert_eq!(v4, Destination::v6(mapped.octets(), 7, 443, PROTOCOL_TCP));
+        let v4 = Destination::v4(0xc000_0201, 443, PROTOCOL_TCP);
+        assert_eq!(v4, v6("::ffff:192.0.2.1", 7, 443));
+        assert_eq!(v4.to_string(), "192.0.2.1:443/tcp");
+        assert_eq!(v4.octets()[10..], [0xff, 0xff, 192, 0, 2, 1]);
     }
 
     #[test]
     fn unspecified_address_is_loopback() {
-        assert_eq!(
-            Destination::v4([0; 4], 80, PROTOCOL_TCP),
-            Destination::v4([127, 0, 0, 1], 80, PROTOCOL_TCP)
-        );
-        assert_eq!(Destination::v6([0; 16], 0, 80, PROTOCOL_TCP).to_string(), "[::1]:80/tcp");
-        let mapped_zero: std::net::Ipv6Addr = "::ffff:0.0.0.0".parse().unwrap();
-        assert_eq!(
-            Destination::v6(mapped_zero.octets(), 0, 80, PROTOCOL_UDP).to_string(),
-            "127.0.0.1:80/udp"
-        );
+        let v4 = Destination::v4(0, 80, PROTOCOL_TCP);
+        assert_eq!(v4, Destination::v4(0x7f00_0001, 80, PROTOCOL_TCP));
+        assert_eq!(v6("::", 0, 80).to_string(), "[::1]:80/tcp");
+        assert_eq!(v6("::ffff:0.0.0.0", 0, 80).to_string(), "127.0.0.1:80/tcp");
     }
 
     #[test]
     fn scope_counts_for_link_local_only() {
-        let global: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
-        let local: std::net::Ipv6Addr = "fe80::1".parse().unwrap();
-        assert_eq!(Destination::v6(global.octets(), 3, 1, PROTOCOL_UDP).scope(), 0);
-        assert_eq!(Destination::v6(local.octets(), 3, 1, PROTOCOL_UDP).scope(), 3);
-        assert_ne!(
-            Destination::v6(local.octets(), 3, 1, PROTOCOL_UDP),
-            Destination::v6(local.octets(), 4, 1, PROTOCOL_UDP)
-        );
+        for global in ["2001:db8::1", "::1", "fec0::1", "fe40::1", "ff05::2", "ff0e::2"] {
+            assert_eq!(v6(global, 3, 1).scope(), 0, "{global}");
+        }
+        for local in ["fe80::1", "febf::1", "ff02::2", "ff12::2"] {
+            assert_eq!(v6(local, 3, 1).scope(), 3, "{local}");
+        }
+        assert_ne!(v6("fe80::1", 3, 1), v6("fe80::1", 4, 1));
     }
 }

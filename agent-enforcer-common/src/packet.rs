@@ -16,10 +16,14 @@ const NEXT_DESTINATION_OPTIONS: u8 = 60;
 const EXTENSION_LIMIT: u32 = 4;
 const TCP_RESET: u8 = 0x04;
 
-/// Reads bytes of a packet.
+/// Reads a packet.
 pub trait Load {
     /// `N` bytes from `offset`; `None` beyond the end.
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    fn bytes<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// `N` 32-bit words from `offset`, as they are in the packet; `None` beyond the end. BPF reads
+    /// a word at once only where it knows the alignment.
+    fn words_be<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
 }
 
 /// What egress needs of a packet.
@@ -38,52 +42,43 @@ impl Packet {
     #[inline(always)]
     pub fn parse(packet: &impl Load, interface: u32) -> Result<Self, Reason> {
         // Every packet that can be judged is longer; one read has all of IPv4 without options.
-        let start = packet.load::<24>(0).ok_or(Reason::MalformedPacket)?;
-        match start[0] >> 4 {
-            4 => Self::parse_v4(&start),
+        let start = packet.words_be::<6>(0).ok_or(Reason::MalformedPacket)?;
+        match start[0].to_ne_bytes()[0] >> 4 {
+            4 => Self::parse_v4(start.map(u32::from_be)),
             6 => Self::parse_v6(packet, interface),
             _ => Err(Reason::MalformedPacket),
         }
     }
 
     #[inline(always)]
-    fn parse_v4(header: &[u8; 24]) -> Result<Self, Reason> {
-        if header[0] & 0x0f != 5 {
+    fn parse_v4(header: [u32; 6]) -> Result<Self, Reason> {
+        let [version_length, fragment, protocol, _source, address, ports] = header;
+        if version_length >> 24 & 0x0f != 5 {
             return Err(Reason::SourceRoute);
         }
         // A fragment has no ports; the hook sees packets before the kernel cuts them.
-        if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
+        if fragment & 0x1fff != 0 {
             return Err(Reason::MalformedPacket);
         }
-        let port = match header[9] {
-            PROTOCOL_TCP | PROTOCOL_UDP => u16::from_be_bytes([header[22], header[23]]),
-            _ => return Err(Reason::ProtocolNotAllowed),
-        };
-        let length = u32::from(u16::from_be_bytes([header[2], header[3]]));
-        let octets = [header[16], header[17], header[18], header[19]];
-        let destination = Destination::v4(octets, port, header[9]);
-        Ok(Self { destination, transport: 20, length })
+        let protocol = (protocol >> 16) as u8;
+        if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
+            return Err(Reason::ProtocolNotAllowed);
+        }
+        let destination = Destination::v4(address, ports as u16, protocol);
+        Ok(Self { destination, transport: 20, length: version_length & 0xffff })
     }
 
-    #[expect(clippy::indexing_slicing, reason = "24 + 15 is below 44")]
     #[inline(always)]
     fn parse_v6(packet: &impl Load, interface: u32) -> Result<Self, Reason> {
-        let header = packet.load::<44>(0).ok_or(Reason::MalformedPacket)?;
-        let length = 40 + u32::from(u16::from_be_bytes([header[4], header[5]]));
-        let mut octets = [0; 16];
-        let mut position = 0;
-        while position < 16 {
-            octets[position] = header[24 + position];
-            position += 1;
-        }
-        let (protocol, transport, port) = match header[6] {
-            PROTOCOL_TCP | PROTOCOL_UDP => {
-                (header[6], 40, u16::from_be_bytes([header[42], header[43]]))
-            }
+        let header = packet.words_be::<11>(0).ok_or(Reason::MalformedPacket)?.map(u32::from_be);
+        let [_, length_next, _, _, _, _, a, b, c, d, ports] = header;
+        let address = [u64::from(a) << 32 | u64::from(b), u64::from(c) << 32 | u64::from(d)];
+        let (protocol, transport, port) = match (length_next >> 8) as u8 {
+            next @ (PROTOCOL_TCP | PROTOCOL_UDP) => (next, 40, ports as u16),
             next => Self::behind_extensions(packet, next)?,
         };
-        let destination = Destination::v6(octets, interface, port, protocol);
-        Ok(Self { destination, transport, length })
+        let destination = Destination::v6(address, interface, port, protocol);
+        Ok(Self { destination, transport, length: 40 + (length_next >> 16) })
     }
 
     /// Protocol, offset and port of a transport header behind extension headers.
@@ -96,7 +91,7 @@ impl Packet {
             match protocol {
                 NEXT_HOP_BY_HOP | NEXT_DESTINATION_OPTIONS => {
                     let [next, words] =
-                        packet.load::<2>(transport).ok_or(Reason::MalformedPacket)?;
+                        packet.bytes::<2>(transport).ok_or(Reason::MalformedPacket)?;
                     protocol = next;
                     transport += (u32::from(words) + 1) * 8;
                 }
@@ -114,7 +109,7 @@ impl Packet {
         if self.destination.protocol() != PROTOCOL_TCP {
             return false;
         }
-        match packet.load::<14>(self.transport) {
+        match packet.bytes::<14>(self.transport) {
             Some(tcp) => {
                 let header_bytes = u32::from(tcp[12] >> 4) * 4;
                 tcp[13] & TCP_RESET != 0 && self.transport + header_bytes == self.length
@@ -128,7 +123,7 @@ impl Packet {
 fn port(packet: &impl Load, protocol: u8, transport: u32) -> Result<u16, Reason> {
     match protocol {
         PROTOCOL_TCP | PROTOCOL_UDP => {
-            packet.load::<2>(transport + 2).map(u16::from_be_bytes).ok_or(Reason::MalformedPacket)
+            packet.bytes::<2>(transport + 2).map(u16::from_be_bytes).ok_or(Reason::MalformedPacket)
         }
         _ => Err(Reason::ProtocolNotAllowed),
     }
@@ -146,8 +141,16 @@ mod tests {
     struct Bytes<'a>(&'a [u8]);
 
     impl Load for Bytes<'_> {
-        fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        fn bytes<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
             self.0.get(offset as usize..)?.get(..N)?.try_into().ok()
+        }
+
+        fn words_be<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+            let mut words = [0; N];
+            for (position, word) in words.iter_mut().enumerate() {
+                *word = u32::from_ne_bytes(self.bytes(offset + 4 * position as u32)?);
+            }
+            Some(words)
         }
     }
 

@@ -87,6 +87,8 @@ impl Hook {
 pub const CALL_LIVE_FLOW: u8 = 1;
 /// [`CallRecord::flags`]: the kernel side does not know the image's identity (any more).
 pub const CALL_UNATTESTED: u8 = 2;
+/// [`CallRecord::flags`]: the call was allowed below a granted prefix, without an exact verdict.
+pub const CALL_BY_PREFIX: u8 = 8;
 
 /// First bytes of every record.
 #[derive(Clone, Copy, Debug)]

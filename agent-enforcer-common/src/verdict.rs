@@ -46,6 +46,8 @@ pub struct VerdictKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Verdict {
+    /// The question that it answers, once more: the kernel reuses elements while they are read.
+    pub key: VerdictKey,
     /// Valid in this generation only.
     pub generation: Generation,
     /// Valid before this moment, ns of `CLOCK_BOOTTIME`.
@@ -106,11 +108,9 @@ pub struct PrefixKey {
     /// Whose it is: see [`agent_scope`] and [`instance_scope`].
     pub scope: u64,
     /// `IPPROTO_*`.
-    pub protocol: u8,
-    /// Unused.
-    pub _pad: [u8; 7],
-    /// Canonical address ([`Destination::address`]).
-    pub address: [u8; 16],
+    pub protocol: u64,
+    /// Canonical address ([`Destination::address_be`]).
+    pub address_be: [u64; 2],
 }
 
 /// The scope of prefixes that every instance of an agent may use.
@@ -127,10 +127,10 @@ pub const fn instance_scope(instance: InstanceId) -> u64 {
 
 const _: () = {
     assert!(size_of::<VerdictKey>() == 32);
-    assert!(size_of::<Verdict>() == 32);
+    assert!(size_of::<Verdict>() == 64);
     assert!(size_of::<PortRule>() == 24);
     assert!(size_of::<PortTable>() == 8 + 24 * PORT_RULES);
     assert!(size_of::<PrefixKey>() == 40);
-    assert!(core::mem::offset_of!(PrefixKey, address) * 8 == PREFIX_FIXED_BITS as usize);
+    assert!(core::mem::offset_of!(PrefixKey, address_be) * 8 == PREFIX_FIXED_BITS as usize);
 };
 crate::plain_data!(VerdictKey, Verdict, PortRule, PortTable, PrefixKey);

@@ -36,7 +36,23 @@ pub(crate) struct Permit {
     pub(crate) tool: ToolId,
     /// [`Reason`], as the daemon wrote it.
     pub(crate) reason: u16,
+    /// `VERDICT_*`, or [`PERMIT_BY_PREFIX`].
+    pub(crate) flags: u16,
 }
+
+/// [`Permit::flags`], on this side only: found below a granted prefix.
+const PERMIT_BY_PREFIX: u16 = 1 << 8;
+
+impl Permit {
+    /// Whether it was found below a granted prefix: four lookups. The daemon is told, and makes an
+    /// exact verdict of it: one lookup.
+    #[inline(always)]
+    pub(crate) const fn is_by_prefix(&self) -> bool {
+        self.flags & PERMIT_BY_PREFIX != 0
+    }
+}
+
+const _: () = assert!(size_of::<Permit>() == 24, "padding is copied uninitialised");
 
 /// What a call was denied for.
 #[derive(Clone, Copy)]
@@ -84,6 +100,7 @@ pub(crate) fn look_up<const CURRENT: bool>(case: &Case<CURRENT>, purpose: Purpos
                         grant: verdict.grant,
                         tool: verdict.tool,
                         reason: verdict.reason,
+                        flags: u16::from(verdict.flags),
                     });
                 }
             }
@@ -137,6 +154,7 @@ fn port_rule(table: &PortTable, port: u16) -> Option<Permit> {
                 grant: rule.grant,
                 tool: rule.tool,
                 reason,
+                flags: PERMIT_BY_PREFIX,
             });
         }
         position += 1;

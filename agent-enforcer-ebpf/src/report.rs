@@ -10,8 +10,8 @@ use agent_enforcer_common::{
     id::{GrantId, RequestId, ToolId},
     process::ProcessTag,
     record::{
-        CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord, RecordHeader,
-        RecordKind,
+        CALL_BY_PREFIX, CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord,
+        RecordHeader, RecordKind,
     },
 };
 use aya_ebpf::{
@@ -68,7 +68,6 @@ fn write_facts<const CURRENT: bool>(facts: &mut ProcessFacts, tgid: u32, tag: &P
     facts.exe_device = tag.exe_device;
     facts.agent = tag.agent;
     facts.tgid = tgid;
-    facts.comm = [0; 16];
     if CURRENT {
         let uid_gid = bpf_get_current_uid_gid();
         facts.uid = uid_gid as u32;
@@ -82,8 +81,14 @@ fn write_facts<const CURRENT: bool>(facts: &mut ProcessFacts, tgid: u32, tag: &P
     } else {
         facts.uid = 0;
         facts.gid = 0;
-        facts.tid = 0;
         facts.cgroup = 0;
+        // SAFETY: fields of the record: four bytes, and sixteen that are aligned as it is. Volatile,
+        // or all of them become one loop over bytes.
+        unsafe {
+            core::ptr::write_volatile(&raw mut facts.tid, 0);
+            core::ptr::write_volatile((&raw mut facts.comm).cast::<u64>(), 0);
+            core::ptr::write_volatile((&raw mut facts.comm).cast::<u64>().add(1), 0);
+        }
     }
 }
 
@@ -96,6 +101,7 @@ fn write_call<const CURRENT: bool>(
     reason: u16,
     grant: GrantId,
     tool: ToolId,
+    flags: u8,
 ) {
     // SAFETY: reserved memory of this size; every field is written before the record is submitted.
     let record = unsafe { &mut *entry.as_mut_ptr() };
@@ -115,7 +121,7 @@ fn write_call<const CURRENT: bool>(
     record.tool = tool;
     record.reason = reason;
     record.hook = case.hook as u8;
-    record.flags = case.flags;
+    record.flags = flags;
 }
 
 /// Asks the daemon; false when the ring is full.
@@ -128,11 +134,8 @@ pub(crate) fn ask<const CURRENT: bool>(
     let Some(mut entry) = ring::reserve::<CallRecord>() else { return false };
     counters::count(Counter::Requests);
     let request = RequestId::new(state::next_id());
-    write_call(&mut entry, RecordKind::Request, case, request, 0, grant, ToolId::NONE);
-    if !attested {
-        // SAFETY: as in `write_call`.
-        unsafe { (*entry.as_mut_ptr()).flags |= CALL_UNATTESTED };
-    }
+    let flags = case.flags | if attested { 0 } else { CALL_UNATTESTED };
+    write_call(&mut entry, RecordKind::Request, case, request, 0, grant, ToolId::NONE, flags);
     ring::submit(entry);
     true
 }
@@ -145,11 +148,12 @@ fn tell<const CURRENT: bool>(
     reason: u16,
     grant: GrantId,
     tool: ToolId,
+    flags: u8,
 ) {
     counters::count_reason(reason);
     match ring::reserve::<CallRecord>() {
         Some(mut entry) => {
-            write_call(&mut entry, kind, case, RequestId::NONE, reason, grant, tool);
+            write_call(&mut entry, kind, case, RequestId::NONE, reason, grant, tool, flags);
             ring::submit_later(entry);
         }
         None => counters::count(lost),
@@ -160,28 +164,29 @@ fn tell<const CURRENT: bool>(
 #[inline(always)]
 pub(crate) fn denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
     let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::Denied, Counter::LostDenied, case, reason, grant, tool);
+    tell(RecordKind::Denied, Counter::LostDenied, case, reason, grant, tool, case.flags);
 }
 
 /// Tells of a call that would have been denied, of an agent in audit mode.
 #[inline(always)]
 pub(crate) fn audited<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
     let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::Audited, Counter::LostAudited, case, reason, grant, tool);
+    tell(RecordKind::Audited, Counter::LostAudited, case, reason, grant, tool, case.flags);
 }
 
 /// Tells of a call that was allowed without asking.
 #[inline(always)]
 pub(crate) fn allowed<const CURRENT: bool>(case: &Case<CURRENT>, permit: &Permit) {
-    let Permit { expires_ns: _, grant, tool, reason } = *permit;
-    tell(RecordKind::Allowed, Counter::LostAllowed, case, reason, grant, tool);
+    let Permit { expires_ns: _, grant, tool, reason, flags: _ } = *permit;
+    let flags = case.flags | if permit.is_by_prefix() { CALL_BY_PREFIX } else { 0 };
+    tell(RecordKind::Allowed, Counter::LostAllowed, case, reason, grant, tool, flags);
 }
 
 /// Tells that a held or live flow was denied, so that its socket is reset.
 #[inline(always)]
 pub(crate) fn flow_denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
     let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::FlowDenied, Counter::LostDenied, case, reason, grant, tool);
+    tell(RecordKind::FlowDenied, Counter::LostDenied, case, reason, grant, tool, case.flags);
 }
 
 /// Tells of a process.

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use agent_enforcer_common::{
     NEVER_NS,
     config::{AgentProfile, PROFILE_AUDIT, PROFILE_DENY_ON_MISS, StateWord},
-    destination::Destination,
+    destination::{Destination, words_be},
     id::{AgentId, ExecId, Generation, GrantId, ToolId},
     names,
     process::Identity,
@@ -133,6 +133,7 @@ impl Verdicts {
             Extent::LiveFlow => VERDICT_FLOW_ONLY,
         };
         let verdict = Verdict {
+            key: VerdictKey { exec, destination },
             generation: self.generation,
             expires_ns,
             grant,
@@ -141,7 +142,7 @@ impl Verdicts {
             action: Action::Allow as u8,
             flags,
         };
-        self.answer(exec, destination, verdict)
+        self.answer(verdict)
     }
 
     /// Answers: the call fails. The answer is kept until `expires_ns` or the next generation.
@@ -154,6 +155,7 @@ impl Verdicts {
         expires_ns: u64,
     ) -> Result<(), VerdictError> {
         let verdict = Verdict {
+            key: VerdictKey { exec, destination },
             generation: self.generation,
             expires_ns,
             grant: GrantId::NONE,
@@ -162,19 +164,15 @@ impl Verdicts {
             action: Action::Deny as u8,
             flags: 0,
         };
-        self.answer(exec, destination, verdict)
+        self.answer(verdict)
     }
 
-    fn answer(
-        &mut self,
-        exec: ExecId,
-        destination: Destination,
-        verdict: Verdict,
-    ) -> Result<(), VerdictError> {
-        self.maps
-            .exact
-            .insert(VerdictKey { exec, destination }, verdict, 0)
-            .map_err(|source| VerdictError { what: "write", map: names::VERDICTS, source })
+    fn answer(&mut self, verdict: Verdict) -> Result<(), VerdictError> {
+        self.maps.exact.insert(verdict.key, verdict, 0).map_err(|source| VerdictError {
+            what: "write",
+            map: names::VERDICTS,
+            source,
+        })
     }
 
     /// Whether an answer that admits one call has not been taken yet.
@@ -216,9 +214,8 @@ impl Verdicts {
                 PrefixKey {
                     generation: next,
                     scope: prefix.scope,
-                    protocol: prefix.protocol,
-                    _pad: [0; 7],
-                    address: prefix.address,
+                    protocol: prefix.protocol.into(),
+                    address_be: words_be(prefix.address.into()),
                 },
             );
             if let Err(source) = self.maps.prefixes.insert(&key, prefix.table, 0) {

@@ -48,7 +48,7 @@ fn plain_tests(workspace: &Workspace) -> Result<Tally> {
     let mut cargo = workspace.cargo("test");
     cargo.arg("--no-fail-fast");
     let needs_kernel = |name: &&String| *name == SYSTEM_TESTS || *name == KERNEL_PACKAGE;
-    for package in workspace.default_members.iter().filter(|name| !needs_kernel(name)) {
+    for package in workspace.members.iter().filter(|name| !needs_kernel(name)) {
         cargo.args(["-p", package]);
     }
     tee(&mut cargo)

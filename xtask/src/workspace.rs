@@ -26,10 +26,9 @@ pub(crate) struct Workspace {
     pub root: PathBuf,
     /// Cargo's target directory.
     pub target: PathBuf,
-    /// Names of all packages that are members.
+    /// Names of all packages that are members. (Which are default members depends on where cargo is
+    /// asked, so nothing here does.)
     pub members: Vec<String>,
-    /// Names of the default members.
-    pub default_members: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -37,7 +36,6 @@ struct Metadata {
     workspace_root: PathBuf,
     target_directory: PathBuf,
     workspace_members: Vec<String>,
-    workspace_default_members: Vec<String>,
     packages: Vec<Package>,
 }
 
@@ -58,13 +56,10 @@ impl Workspace {
         )?;
         let metadata: Metadata =
             serde_json::from_str(&json).context("`cargo metadata` wrote an unknown form")?;
-        let names = |ids: &[String]| {
-            let packages = metadata.packages.iter().filter(|package| ids.contains(&package.id));
-            packages.map(|package| package.name.clone()).collect()
-        };
+        let is_member = |package: &&Package| metadata.workspace_members.contains(&package.id);
+        let members = metadata.packages.iter().filter(is_member);
         Ok(Self {
-            members: names(&metadata.workspace_members),
-            default_members: names(&metadata.workspace_default_members),
+            members: members.map(|package| package.name.clone()).collect(),
             root: metadata.workspace_root,
             target: metadata.target_directory,
         })

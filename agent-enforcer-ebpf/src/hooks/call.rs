@@ -222,10 +222,18 @@ pub(crate) fn claim(tag: &mut SocketTag, tgid: u32, process: &ProcessTag) {
     tag.flags = 0;
 }
 
+/// Writes the peer. An assignment would be a loop over bytes: the compiler can't see that the two
+/// never overlap.
+#[inline(always)]
+pub(crate) fn aim(tag: &mut SocketTag, destination: &Destination) {
+    // SAFETY: a shared and an exclusive reference never overlap.
+    unsafe { core::ptr::copy_nonoverlapping(destination, &raw mut tag.destination, 1) };
+}
+
 /// Writes that a flow is allowed.
 #[inline(always)]
 pub(crate) fn admit(tag: &mut SocketTag, destination: &Destination, permit: &Permit) {
-    tag.destination = *destination;
+    aim(tag, destination);
     tag.generation = state::generation();
     tag.expires_ns = permit.expires_ns;
     tag.grant = permit.grant;
@@ -243,6 +251,7 @@ pub(crate) fn watch(tag: &mut SocketTag, destination: &Destination) {
         grant: GrantId::NONE,
         tool: ToolId::NONE,
         reason: Reason::Audited.raw(),
+        flags: 0,
     };
     admit(tag, destination, &permit);
 }
@@ -250,7 +259,7 @@ pub(crate) fn watch(tag: &mut SocketTag, destination: &Destination) {
 /// Writes that a flow waits for its decision; a live one keeps its past.
 #[inline(always)]
 pub(crate) fn hold(tag: &mut SocketTag, destination: &Destination) {
-    tag.destination = *destination;
+    aim(tag, destination);
     tag.generation = state::generation();
     tag.pending_since_ns = report::now_ns();
     tag.reason = Reason::Stalled.raw();

@@ -40,7 +40,7 @@ impl Family for V4 {
                 core::ptr::read_volatile(&raw const (*sock_addr).user_port),
             )
         };
-        Destination::v4(address.to_ne_bytes(), u16::from_be(port as u16), protocol)
+        Destination::v4(u32::from_be(address), u16::from_be(port as u16), protocol)
     }
 }
 
@@ -61,9 +61,8 @@ impl Family for V6 {
                 core::ptr::read_volatile(&raw const (*sock_addr).user_port),
             )
         };
-        // SAFETY: four words are sixteen bytes.
-        let octets: [u8; 16] = unsafe { core::mem::transmute(words) };
-        Destination::v6(octets, 0, u16::from_be(port as u16), protocol)
+        let [a, b, c, d] = words.map(|word| u64::from(u32::from_be(word)));
+        Destination::v6([a << 32 | b, c << 32 | d], 0, u16::from_be(port as u16), protocol)
     }
 }
 
@@ -86,7 +85,7 @@ fn connect(call: &Call) -> CallOutcome {
     };
     if call.transport == Transport::Udp {
         call.claim(tag);
-        tag.destination = call.case.destination;
+        call::aim(tag, &call.case.destination);
         tag.state = FlowState::Fresh as u8;
         call.mark_socket();
         return CallOutcome::Pass;

@@ -43,17 +43,34 @@ pub(crate) enum PacketOutcome {
 
 struct Skb(*mut __sk_buff);
 
+impl Skb {
+    /// # Safety
+    ///
+    /// Any bytes are a valid `T`.
+    #[inline(always)]
+    unsafe fn load<T>(&self, offset: u32) -> Option<T> {
+        let mut value = core::mem::MaybeUninit::<T>::uninit();
+        // SAFETY: the packet of the context and so many bytes of this program's stack, which the
+        // helper fills, with zeros where it fails; by the caller.
+        unsafe {
+            let (into, length) = (value.as_mut_ptr().cast(), size_of::<T>() as u32);
+            let result = bpf_skb_load_bytes(self.0.cast(), offset, into, length);
+            (result == 0).then_some(value.assume_init())
+        }
+    }
+}
+
 impl Load for Skb {
     #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = core::mem::MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the packet of the context and N bytes of this program's stack, which the helper
-        // fills, with zeros where it fails.
-        unsafe {
-            let result =
-                bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32);
-            (result == 0).then_some(bytes.assume_init())
-        }
+    fn bytes<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        // SAFETY: bytes.
+        unsafe { self.load(offset) }
+    }
+
+    #[inline(always)]
+    fn words_be<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        // SAFETY: integers.
+        unsafe { self.load(offset) }
     }
 }
 
@@ -200,7 +217,7 @@ impl Flow {
         refusal: &Refusal,
         told: Told,
     ) -> PacketOutcome {
-        self.tag.destination = case.destination;
+        call::aim(self.tag, &case.destination);
         self.tag.generation = state::generation();
         self.tag.reason = refusal.reason;
         self.tag.state = if live { FlowState::Ended } else { FlowState::Denied } as u8;

@@ -2,7 +2,7 @@
 
 use agent_enforcer_common::{
     destination::Destination,
-    id::Generation,
+    id::{Generation, GrantId, ToolId},
     verdict::{PREFIX_FIXED_BITS, PortTable, PrefixKey, Verdict, VerdictKey},
 };
 use aya_ebpf::{
@@ -21,13 +21,30 @@ const NO_PREALLOC: u32 = 1;
 #[map]
 static AE_PREFIXES: LpmTrie<PrefixKey, PortTable> = LpmTrie::with_max_entries(1 << 20, NO_PREALLOC);
 
+/// What an exact verdict says.
+pub(crate) struct Found {
+    pub(crate) expires_ns: u64,
+    pub(crate) grant: GrantId,
+    pub(crate) tool: ToolId,
+    pub(crate) reason: u16,
+    pub(crate) action: u8,
+    pub(crate) flags: u8,
+}
+
 /// The exact verdict, if it was made in `generation` and has not expired.
 #[inline(always)]
-pub(crate) fn exact(key: &VerdictKey, generation: Generation) -> Option<Verdict> {
-    // SAFETY: the value is copied out at once; a torn copy needs a concurrent rewrite of the same
-    // key, which the kernel does by replacing the element, not by writing into it.
-    let verdict = unsafe { AE_VERDICTS.get(key) }.copied()?;
-    (verdict.generation.get() == generation.get() && lives(verdict.expires_ns)).then_some(verdict)
+pub(crate) fn exact(key: &VerdictKey, generation: Generation) -> Option<Found> {
+    let verdict = AE_VERDICTS.get_ptr(key)?;
+    // SAFETY: the map's elements stay its own for ever. An element may be taken for another key
+    // while it is read here (kernel/bpf/bpf_lru_list.c has no grace period), so the key in the
+    // value is read last: what belongs to another question is no answer.
+    let (made_in, found, made_for) = unsafe {
+        let Verdict { key: _, generation, expires_ns, grant, tool, reason, action, flags } =
+            core::ptr::read_volatile(verdict);
+        let found = Found { expires_ns, grant, tool, reason, action, flags };
+        (generation, found, core::ptr::read_volatile(&raw const (*verdict).key))
+    };
+    (made_for == *key && made_in == generation && lives(found.expires_ns)).then_some(found)
 }
 
 /// Takes a verdict that admits one call; true for exactly one taker.
@@ -36,6 +53,17 @@ pub(crate) fn take(key: &VerdictKey) -> bool {
     AE_VERDICTS.remove(key).is_ok()
 }
 
+/// A key of the trie where its words are aligned: the trie's own begins with 32 bits, and BPF
+/// writes what is not aligned byte by byte.
+#[repr(C)]
+struct AlignedKey {
+    _unused: u32,
+    prefix_length: u32,
+    data: PrefixKey,
+}
+
+const _: () = assert!(size_of::<AlignedKey>() == size_of::<u32>() + size_of::<Key<PrefixKey>>());
+
 /// What is allowed at the longest prefix that covers the destination.
 #[inline(always)]
 pub(crate) fn prefix(
@@ -43,15 +71,13 @@ pub(crate) fn prefix(
     destination: &Destination,
     generation: Generation,
 ) -> Option<&'static PortTable> {
-    let key = Key::new(
-        PREFIX_FIXED_BITS + 128,
-        PrefixKey {
-            generation,
-            scope,
-            protocol: destination.protocol(),
-            _pad: [0; 7],
-            address: destination.address(),
-        },
-    );
-    AE_PREFIXES.get(&key)
+    let data = PrefixKey {
+        generation,
+        scope,
+        protocol: u64::from(destination.protocol()),
+        address_be: destination.address_be(),
+    };
+    let key = AlignedKey { _unused: 0, prefix_length: PREFIX_FIXED_BITS + 128, data };
+    // SAFETY: a `Key` is the prefix length and the data behind it, without alignment.
+    AE_PREFIXES.get(unsafe { &*(&raw const key.prefix_length).cast::<Key<PrefixKey>>() })
 }

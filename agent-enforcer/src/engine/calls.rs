@@ -10,7 +10,7 @@ use agent_enforcer_common::{
     destination::PROTOCOL_TCP,
     id::{GrantId, ToolId},
     reason::Reason,
-    record::{CALL_LIVE_FLOW, CALL_UNATTESTED, CallRecord, Hook, ProcessFacts},
+    record::{CALL_BY_PREFIX, CALL_LIVE_FLOW, CALL_UNATTESTED, CallRecord, Hook, ProcessFacts},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -74,6 +74,22 @@ impl Engine {
     pub(super) fn on_allowed(&mut self, record: &CallRecord, hook: Hook) {
         let reason = Reason::from_raw(record.reason).unwrap_or(Reason::Internal);
         self.report(record, hook, Outcome::Allowed, reason, self.tool_of(record), record.grant);
+        if record.flags & CALL_BY_PREFIX != 0 {
+            self.make_exact(record);
+        }
+    }
+
+    /// Spares the next call of an image to the same destination the search for the prefix.
+    fn make_exact(&mut self, record: &CallRecord) {
+        if record.generation != self.verdicts.generation().get() {
+            return;
+        }
+        if let Resolution::Allow { tool: _, allowance } = self.resolve(record)
+            && allowance.extent == Extent::Any
+        {
+            let written = self.verdicts.allow(record.process.exec, record.destination, &allowance);
+            self.check(written);
+        }
     }
 
     /// A call that went through in audit mode.

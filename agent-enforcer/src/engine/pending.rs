@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn destination() -> Destination {
-        Destination::v4([192, 0, 2, 1], 443, PROTOCOL_TCP)
+        Destination::v4(0xc000_0201, 443, PROTOCOL_TCP)
     }
 
     fn key(exec: u64) -> GroupKey {

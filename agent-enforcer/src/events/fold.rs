@@ -299,7 +299,7 @@ mod tests {
             |call| call.grant = None,
             |call| call.hook = agent_enforcer_common::record::Hook::Egress,
             |call| call.generation = Generation::new(99),
-            |call| call.destination = Destination::v4([192, 0, 2, 9], 1, 6),
+            |call| call.destination = Destination::v4(0xc000_0209, 1, 6),
         ];
         let mut folder = Folder::new(SECOND);
         let mut out = Vec::new();
@@ -332,7 +332,7 @@ mod tests {
         let mut out = Vec::new();
         let to = |port| {
             let mut call = call();
-            call.destination = Destination::v4([192, 0, 2, 1], port, 6);
+            call.destination = Destination::v4(0xc000_0201, port, 6);
             Box::new(call)
         };
         for port in [1, 1, 1, 2, 3] {
@@ -372,7 +372,7 @@ mod tests {
                 now += pause;
                 let mut call = call();
                 call.time_ns = now;
-                call.destination = Destination::v4([192, 0, 2, 1], port, 6);
+                call.destination = Destination::v4(0xc000_0201, port, 6);
                 call.outcome = if allowed == 1 { Outcome::Allowed } else { Outcome::Denied };
                 folder.call(Box::new(call), now, &mut out);
                 prop_assert!(folder.open.len() <= limit);

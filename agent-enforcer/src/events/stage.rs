@@ -28,6 +28,9 @@ use super::{
 
 /// The thread looks after itself at least so often.
 const TICK: Duration = Duration::from_secs(1);
+/// Pause after the queue was emptied. What comes meanwhile is written together, and nobody who pushes it has to
+/// wake this thread: the intake has callers waiting.
+const GATHER: Duration = Duration::from_millis(5);
 /// Longest time between two writes while events keep coming.
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 /// Bytes that are written without waiting for that.
@@ -167,10 +170,11 @@ impl Worker {
             if let Some(deadline) = stop {
                 break deadline;
             }
+            let mut emptied = false;
             match self.receiver.recv_timeout(self.pause()) {
                 Ok(queued) => {
                     self.take(queued);
-                    self.take_more();
+                    emptied = self.take_more();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 // Every handle is gone, the stage's own too: as a stop.
@@ -179,21 +183,24 @@ impl Worker {
             self.keep_house();
             self.file.flush(self.clock.boot_ns());
             self.written_ns = self.clock.boot_ns();
+            if emptied {
+                thread::sleep(GATHER);
+            }
         };
         // Nobody waits for the result when the stage was dropped.
         drop(end.try_send(self.finish(deadline)));
     }
 
-    /// Takes what is there, until it is empty or something is due.
-    fn take_more(&mut self) {
+    /// Takes what is there, until it is empty (true) or something is due.
+    fn take_more(&mut self) -> bool {
         loop {
             match self.receiver.try_recv() {
                 Ok(queued) => self.take(queued),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
             }
             let age = self.clock.boot_ns().saturating_sub(self.written_ns);
             if age >= duration_ns(WRITE_EVERY) || self.file.buffered() >= WRITE_BYTES {
-                return;
+                return false;
             }
         }
     }

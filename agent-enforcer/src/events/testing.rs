@@ -73,7 +73,7 @@ pub(super) fn call_of_pid(pid: u32) -> CallDecision {
         owner: "platform@example.com".into(),
         instance: InstanceId::new(0x1a2b),
         process: Arc::new(process(pid)),
-        destination: Destination::v4([192, 0, 2, 1], 443, PROTOCOL_TCP),
+        destination: Destination::v4(0xc000_0201, 443, PROTOCOL_TCP),
         tool: Some("registry".into()),
         grant: Some(Arc::new(GrantRef {
             id: GrantId::new(42),

@@ -177,7 +177,7 @@ impl Policy {
     /// The one tool that a destination belongs to.
     pub fn tool_at(&self, destination: &Destination) -> Option<&Tool> {
         self.addresses
-            .at(destination.address())
+            .at(destination.octets())
             .filter_map(|id| self.tool(id))
             .find(|tool| tool.speaks(destination.protocol(), destination.port()))
     }

@@ -1,4 +1,7 @@
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ffi::OsStr, net::SocketAddrV6, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use agent_enforcer_common::{
     destination::Destination,
@@ -152,7 +155,8 @@ fn folded_calls_tell_their_count_span_and_processes() {
 #[test]
 fn ipv6_link_local_peer_names_its_interface() {
     let address: std::net::Ipv6Addr = "fe80::1".parse().unwrap();
-    let destination = Destination::v6(address.octets(), 3, 53, 17);
+    let destination =
+        Destination::from_socket_addr(SocketAddrV6::new(address, 53, 0, 3).into(), 17);
     let event = call_event(CallDecision { destination, ..call() });
     assert_eq!(event["dst_endpoint"], json!({"ip": "fe80::1", "port": 53, "interface_uid": "3"}));
     assert_eq!(event["connection_info"]["protocol_name"], "udp");
@@ -162,7 +166,7 @@ fn ipv6_link_local_peer_names_its_interface() {
 
 #[test]
 fn refused_socket_has_no_peer() {
-    let destination = Destination::v6([0; 16], 0, 0, 132);
+    let destination = Destination::without_peer(132);
     let event = call_event(CallDecision { destination, hook: Hook::SocketCreate, ..call() });
     assert_eq!(event.get("dst_endpoint"), None);
     assert_eq!(event["connection_info"].get("protocol_name"), None);

@@ -18,7 +18,7 @@ fn run(config: EventsConfig) -> (EventQueue, EventStage) {
 }
 
 fn call_to(port: u16) -> Event {
-    let destination = Destination::v4([192, 0, 2, 1], port, 6);
+    let destination = Destination::v4(0xc000_0201, port, 6);
     Event::Call(Box::new(CallDecision { destination, ..call() }))
 }
 

@@ -35,7 +35,7 @@ fn lookup(
     now_ns: u64,
 ) -> (Option<PortRule>, bool) {
     let inside = |entry: &&ScopedPrefix| {
-        let wanted = u128::from_be_bytes(destination.address());
+        let wanted = u128::from_be_bytes(destination.octets());
         let shift = 128 - entry.prefix_length;
         let head = |bits: u128| bits.checked_shr(shift).unwrap_or(0);
         entry.scope == scope
