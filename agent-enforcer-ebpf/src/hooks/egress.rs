@@ -45,6 +45,7 @@ struct Skb(*mut __sk_buff);
 
 impl Load for Skb {
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "headers are short")]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut bytes = core::mem::MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the packet of the context and N bytes of this program's stack, which the helper
