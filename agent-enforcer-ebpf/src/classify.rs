@@ -31,6 +31,11 @@ struct Climb {
 
 /// The agent that a process belongs to.
 #[inline(never)]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "the loop's own condition bounds the index, and a checked form costs the verifier more"
+)]
 pub(crate) fn classify(cgroup: Cgroup, uid: u32, executable: Executable) -> Option<AgentId> {
     let slot = selectors::slot_in_force();
     let defaults = selectors::defaults(slot)?;
@@ -60,6 +65,7 @@ pub(crate) fn classify(cgroup: Cgroup, uid: u32, executable: Executable) -> Opti
 }
 
 /// One level up. Returns 1 to stop.
+#[expect(clippy::indexing_slicing, reason = "the loop's own condition bounds the index")]
 extern "C" fn climb_one(_turn: u64, context: *mut c_void) -> u64 {
     // SAFETY: the context is the caller's `Climb`.
     let climb = unsafe { &mut *context.cast::<Climb>() };
@@ -84,6 +90,11 @@ extern "C" fn climb_one(_turn: u64, context: *mut c_void) -> u64 {
 
 /// Position of the lowest bit; the target has no instruction for it.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::verbose_bit_mask,
+    reason = "the low halves are meant, and what is proposed instead is what this stands in for"
+)]
 fn lowest_bit(mut word: u64) -> u32 {
     let mut position = 0;
     if word as u32 == 0 {

@@ -138,6 +138,11 @@ pub(crate) fn look_up<const CURRENT: bool>(case: &Case<CURRENT>, purpose: Purpos
 }
 
 #[inline(always)]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "the loop's own condition bounds the index"
+)]
 fn port_rule(table: &PortTable, port: u16) -> Option<Permit> {
     let mut position = 0;
     while position < PORT_RULES {

@@ -88,14 +88,14 @@ pub(crate) fn judge<const CURRENT: bool>(
                 {
                     Judgement::Watched
                 }
-                Asked::NotAsked(reason) if audit => {
+                Asked::Refused(reason) if audit => {
                     report::audited(case, &Refusal::new(reason));
                     Judgement::Watched
                 }
                 Asked::Answered(Answer::Deny(refusal)) => {
                     Judgement::Deny { refusal, source: Source::Daemon }
                 }
-                Asked::NotAsked(reason) => {
+                Asked::Refused(reason) => {
                     Judgement::Deny { refusal: Refusal::new(reason), source: Source::Hook }
                 }
                 Asked::Answered(Answer::Unknown { .. }) | Asked::Open => {

@@ -7,10 +7,12 @@
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "the only way to the atomic instructions of this target")]
+#![expect(clippy::needless_pass_by_value, reason = "entry points are handed their context so")]
 
 mod atomic;
 mod classify;
 mod decide;
+mod halves;
 mod hooks;
 mod judge;
 mod kernel;

@@ -24,8 +24,12 @@ use aya_ebpf::{
 
 use crate::{
     decide::{Permit, Refusal},
+    halves::{high_half, low_half},
     maps::{counters, processes, ring, state},
 };
+
+/// `TASK_COMM_LEN`, include/linux/sched.h.
+const COMM_BYTES: u32 = 16;
 
 /// One call or packet of an agent's process. `CURRENT`: the hook runs in that process, so that
 /// its user, cgroup and name are known.
@@ -53,6 +57,7 @@ pub(crate) fn lives(expires_ns: u64) -> bool {
 }
 
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "records are short")]
 fn write_header<T>(header: &mut RecordHeader, kind: RecordKind) {
     header.kind = kind as u32;
     header.size = size_of::<T>() as u32;
@@ -70,13 +75,13 @@ fn write_facts<const CURRENT: bool>(facts: &mut ProcessFacts, tgid: u32, tag: &P
     facts.tgid = tgid;
     if CURRENT {
         let uid_gid = bpf_get_current_uid_gid();
-        facts.uid = uid_gid as u32;
-        facts.gid = (uid_gid >> 32) as u32;
+        facts.uid = low_half(uid_gid);
+        facts.gid = high_half(uid_gid);
         facts.tid = processes::current_tid();
         // SAFETY: no arguments; and the whole name of this record, which it fills or zeroes.
         unsafe {
             facts.cgroup = bpf_get_current_cgroup_id();
-            bpf_get_current_comm((&raw mut facts.comm).cast(), size_of_val(&facts.comm) as u32);
+            bpf_get_current_comm((&raw mut facts.comm).cast(), COMM_BYTES);
         }
     } else {
         facts.uid = 0;

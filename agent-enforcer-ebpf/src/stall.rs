@@ -33,7 +33,7 @@ pub(crate) enum Asked {
     /// The daemon answered.
     Answered(Answer),
     /// It could not be asked: the call is denied.
-    NotAsked(Reason),
+    Refused(Reason),
     /// The decision is open.
     Open,
 }
@@ -49,13 +49,13 @@ pub(crate) fn ask<const CURRENT: bool>(
 ) -> Asked {
     let now_ns = report::now_ns();
     if !state::daemon_alive(now_ns) {
-        return Asked::NotAsked(Reason::DaemonDown);
+        return Asked::Refused(Reason::DaemonDown);
     }
     if !instances::may_ask(case.tag.instance, now_ns) {
-        return Asked::NotAsked(Reason::RateLimited);
+        return Asked::Refused(Reason::RateLimited);
     }
     if !report::ask(case, grant, attested) {
-        return Asked::NotAsked(Reason::RingFull);
+        return Asked::Refused(Reason::RingFull);
     }
     if patience == Patience::Ask || !wait(case) {
         return Asked::Open;
@@ -63,7 +63,7 @@ pub(crate) fn ask<const CURRENT: bool>(
     match look_up(case, purpose) {
         // Another call took an answer that admits one.
         Answer::Unknown { .. } => Asked::Open,
-        answer => {
+        answer @ (Answer::Allow(_) | Answer::Deny(_)) => {
             counters::count(Counter::AnsweredInHook);
             Asked::Answered(answer)
         }

@@ -87,18 +87,21 @@ pub struct HostBuilder {
 
 impl HostBuilder {
     /// Another policy; `@CG@` stands for the test's cgroup, `@DIR@` for its directory.
+    #[must_use]
     pub fn policy(mut self, policy: &str) -> Self {
         policy.clone_into(&mut self.policy);
         self
     }
 
     /// One more argument of `agent-enforcer run`.
+    #[must_use]
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
         self
     }
 
     /// The daemon is not started.
+    #[must_use]
     pub const fn stopped(mut self) -> Self {
         self.start = false;
         self
@@ -151,17 +154,20 @@ impl GrantRequest {
     }
 
     /// How long it lasts.
+    #[must_use]
     pub fn lasting(mut self, lifetime: &str) -> Self {
         lifetime.clone_into(&mut self.lifetime);
         self
     }
 
     /// From when on, RFC 3339.
+    #[must_use]
     pub fn not_before(self, time: &str) -> Self {
         self.and("--not-before", time)
     }
 
     /// How many calls it admits.
+    #[must_use]
     pub fn uses(self, uses: u32) -> Self {
         self.and("--max-uses", &uses.to_string())
     }

@@ -5,6 +5,13 @@
 //! with the same profile first: `cargo build -p agent-enforcer -p agent-enforcer-tests`. Everything
 //! needs root; without it, or without a fresh binary, a test fails and says so.
 
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a panic is the verdict of a test"
+)]
+
 pub mod binaries;
 pub mod cgroup;
 pub mod daemon;

@@ -117,8 +117,10 @@ impl Network {
         agents.ip(&format!("link add veth0 type veth peer name veth0 netns {peer}\n"));
         let mut batch = String::from("link set veth0 up\n");
         for host in HOSTS {
-            batch.push_str(&format!("addr add {}/24 dev veth0\n", v4(host)));
-            batch.push_str(&format!("addr add {}/64 dev veth0 nodad\n", v6(host)));
+            batch.extend([
+                format!("addr add {}/24 dev veth0\n", v4(host)),
+                format!("addr add {}/64 dev veth0 nodad\n", v6(host)),
+            ]);
         }
         remote.ip(&batch);
         agents.ip(&format!(

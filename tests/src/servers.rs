@@ -165,7 +165,7 @@ impl Sockets {
 
     fn receive(&self, new: &mut Vec<Arrival>) {
         for socket in &self.datagrams {
-            let mut buffer = [0; 65536];
+            let mut buffer = vec![0; 65536];
             while let Ok((length, from)) = socket.recv_from(&mut buffer) {
                 let to = socket.local_addr().expect("a bound socket");
                 let data = buffer[..length].to_vec();
@@ -180,7 +180,7 @@ impl Sockets {
         self.connections.retain(|_, connection| {
             let Ok(to) = connection.local_addr() else { return false };
             let from = connection.peer_addr().unwrap_or(to);
-            let mut buffer = [0; 65536];
+            let mut buffer = vec![0; 65536];
             loop {
                 match connection.read(&mut buffer) {
                     Ok(0) => {

@@ -12,6 +12,7 @@ use agent_enforcer_common::{
 };
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
+    cty::c_void,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt},
     programs::SockAddrContext,
 };
@@ -99,6 +100,10 @@ pub(crate) struct Call {
 /// Sorts the caller out: strangers pass at once, and everything about an agent's call that can't
 /// be judged is denied here.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the protocol in the record is evidence; the allow-list sees all of it"
+)]
 pub(crate) fn sort_out<F: Family, J: JudgeCall>(ctx: &SockAddrContext) -> CallOutcome {
     let tgid = processes::current_tgid();
     let standing = processes::standing(tgid);
@@ -194,21 +199,25 @@ impl Call {
         }
     }
 
-    /// Sets an option of the socket; the mark and the number of retries decide nothing, so a
-    /// failure is not an error.
+    /// Sets an option of the call's socket, see [`set_option`].
     #[inline(always)]
     pub(crate) fn set_option(&self, level: i32, option: i32, value: &mut u32) {
-        // SAFETY: the context and four bytes of this program's stack (5.8).
-        let _ = unsafe {
-            bpf_setsockopt(
-                self.sock_addr.cast(),
-                level,
-                option,
-                core::ptr::from_mut(value).cast(),
-                size_of::<u32>() as i32,
-            )
-        };
+        // SAFETY: the context of a hook of calls (5.8).
+        unsafe { set_option(self.sock_addr.cast(), level, option, value) };
     }
+}
+
+/// Sets an option of a hook's socket; the mark and the number of retries decide nothing, so a
+/// failure is not an error.
+///
+/// # Safety
+///
+/// `ctx` is the context of a hook that may set the option.
+#[inline(always)]
+pub(crate) unsafe fn set_option(ctx: *mut c_void, level: i32, option: i32, value: &mut u32) {
+    const SIZE: i32 = 4;
+    // SAFETY: by the caller; the value is four bytes of this program's stack.
+    let _ = unsafe { bpf_setsockopt(ctx, level, option, core::ptr::from_mut(value).cast(), SIZE) };
 }
 
 /// Writes who uses the socket.

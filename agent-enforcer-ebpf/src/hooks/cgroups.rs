@@ -18,6 +18,7 @@ use agent_enforcer_common::{
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_loop, programs::RawTracePointContext};
 
 use crate::{
+    halves::low_half,
     kernel::{
         Address,
         cgroup::{Cgroup, copy_string},
@@ -103,6 +104,7 @@ fn compare(id: u64, slot: u32) {
 }
 
 #[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "the loop's own condition bounds the index")]
 fn is_below_user_slice(scratch: &Scratch) -> bool {
     let mut position = 0;
     while position < USER_SLICE.len() {
@@ -116,13 +118,14 @@ fn is_below_user_slice(scratch: &Scratch) -> bool {
 }
 
 /// One pattern. Returns 0 to go on.
+#[expect(clippy::indexing_slicing, reason = "the loop's own condition bounds the index")]
 extern "C" fn compare_one(turn: u64, _context: *mut c_void) -> u64 {
     let Some(scratch) = selectors::scratch() else { return 1 };
-    let Some(pattern) = selectors::pattern(scratch.slot, turn as u32) else { return 1 };
+    let Some(pattern) = selectors::pattern(scratch.slot, low_half(turn)) else { return 1 };
     if pattern.scope == PatternScope::SystemUnit as u32 && scratch.below_user_slice != 0 {
         return 0;
     }
-    scratch.position = turn as u32;
+    scratch.position = low_half(turn);
     scratch.glob = GlobState::default();
     scratch.matches = 0;
     // SAFETY: as in `compare`.
@@ -169,6 +172,7 @@ extern "C" fn step_one(_turn: u64, _context: *mut c_void) -> u64 {
 }
 
 #[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "the condition above it bounds the index")]
 fn pattern_byte(pattern: &CgroupPattern, position: u32) -> Option<u8> {
     let position = position as usize;
     if position >= pattern.length as usize || position >= PATTERN_BYTES {
@@ -179,6 +183,7 @@ fn pattern_byte(pattern: &CgroupPattern, position: u32) -> Option<u8> {
 
 /// VERIFIER: the mask bounds the index; lengths are powers of two.
 #[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "the mask bounds the index")]
 fn byte<const N: usize>(text: &[u8; N], length: u32, position: u32) -> Option<u8> {
     if position >= length {
         return None;

@@ -32,6 +32,10 @@ pub(crate) struct V6;
 
 impl Family for V4 {
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the context keeps the port in the low half"
+    )]
     unsafe fn destination(sock_addr: *mut bpf_sock_addr, protocol: u8) -> Destination {
         // SAFETY: by the caller; plain fields of the context, read whole as the verifier demands.
         let (address, port) = unsafe {
@@ -48,6 +52,10 @@ impl Family for V6 {
     /// Without the scope of a link-local address, which the context does not tell: egress does,
     /// from the interface.
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the context keeps the port in the low half"
+    )]
     unsafe fn destination(sock_addr: *mut bpf_sock_addr, protocol: u8) -> Destination {
         // SAFETY: as above; one 32-bit word at a time.
         let (words, port) = unsafe {

@@ -48,6 +48,7 @@ impl Skb {
     ///
     /// Any bytes are a valid `T`.
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "headers are short")]
     unsafe fn load<T>(&self, offset: u32) -> Option<T> {
         let mut value = core::mem::MaybeUninit::<T>::uninit();
         // SAFETY: the packet of the context and so many bytes of this program's stack, which the

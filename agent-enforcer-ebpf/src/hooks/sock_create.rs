@@ -23,6 +23,10 @@ use crate::{
 };
 
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the protocol in the record is evidence; the allow-list sees all of it"
+)]
 pub(crate) fn sock_create(ctx: &SockContext) -> CallOutcome {
     let tgid = processes::current_tgid();
     let standing = processes::standing(tgid);

@@ -10,11 +10,10 @@ use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_TIMEOUT_INIT, bpf_sock,
     },
-    helpers::generated::bpf_setsockopt,
     programs::SockOpsContext,
 };
 
-use super::connect::TCP_SYNCNT;
+use super::{call::set_option, connect::TCP_SYNCNT};
 use crate::{
     maps::{state, tags},
     report,
@@ -45,7 +44,7 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) {
     if op == BPF_SOCK_OPS_TIMEOUT_INIT {
         if pending {
             // Without it the caller waits longer, and nothing else changes.
-            let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTO_CB_FLAG) as i32);
+            let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTO_CB_FLAG).cast_signed());
             ctx.set_reply(HELD_SYN_TIMEOUT);
         }
         return;
@@ -58,16 +57,8 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) {
     let mut retries = if alive { ctx.arg(0).saturating_add(RESET_RETRIES) } else { 1 };
     if tag.state == FlowState::Allowed as u8 {
         retries = ctx.arg(0).saturating_add(SYN_RETRIES);
-        let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTO_CB_FLAG) as i32);
+        let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTO_CB_FLAG).cast_signed());
     }
-    // SAFETY: the context and four bytes of this program's stack (5.8: `TCP_SYNCNT`).
-    let _ = unsafe {
-        bpf_setsockopt(
-            ctx.ops.cast(),
-            i32::from(PROTOCOL_TCP),
-            TCP_SYNCNT,
-            (&raw mut retries).cast(),
-            size_of::<u32>() as i32,
-        )
-    };
+    // SAFETY: the context of this hook (5.8: `TCP_SYNCNT`).
+    unsafe { set_option(ctx.ops.cast(), i32::from(PROTOCOL_TCP), TCP_SYNCNT, &mut retries) };
 }

@@ -52,6 +52,7 @@ impl Cgroup {
 
 /// Copies a string; its length, without the terminator.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "names and paths are short")]
 pub(crate) fn copy_string(from: Address, into: &mut [u8]) -> Option<u32> {
     // SAFETY: the helper checks the address and reports a fault as an error.
     let copied = unsafe { bpf_probe_read_kernel_str_bytes(from.get() as *const u8, into) }.ok()?;

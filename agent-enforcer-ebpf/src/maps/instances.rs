@@ -18,12 +18,12 @@ static AE_INSTANCES: HashMap<InstanceId, InstanceState> = HashMap::with_max_entr
 pub(crate) fn begin(instance: InstanceId, agent: AgentId) -> Result<(), i32> {
     let state =
         InstanceState { processes: 1, window_start_ns: 0, window_requests: 0, agent, _pad: 0 };
-    AE_INSTANCES.insert(&instance, &state, 0)
+    AE_INSTANCES.insert(instance, state, 0)
 }
 
 #[inline(always)]
 fn processes(instance: InstanceId) -> Option<AtomicWord> {
-    let state = AE_INSTANCES.get_ptr_mut(&instance)?;
+    let state = AE_INSTANCES.get_ptr_mut(instance)?;
     // SAFETY: the element is only freed by `end`, after an RCU grace period.
     Some(unsafe { AtomicWord::new(&raw mut (*state).processes) })
 }
@@ -40,7 +40,7 @@ pub(crate) fn process_added(instance: InstanceId) {
 pub(crate) fn process_gone(instance: InstanceId) -> bool {
     let last = processes(instance).is_some_and(|processes| processes.fetch_add(u64::MAX) == 1);
     if last {
-        let _ = AE_INSTANCES.remove(&instance);
+        let _ = AE_INSTANCES.remove(instance);
     }
     last
 }
@@ -48,7 +48,7 @@ pub(crate) fn process_gone(instance: InstanceId) -> bool {
 /// Counts a question; false when the instance asked too often this second, or is not known.
 #[inline(always)]
 pub(crate) fn may_ask(instance: InstanceId, now_ns: u64) -> bool {
-    let Some(state) = AE_INSTANCES.get_ptr_mut(&instance) else { return false };
+    let Some(state) = AE_INSTANCES.get_ptr_mut(instance) else { return false };
     // SAFETY: as in `processes`. Two CPUs may reset the window at once: then a few questions are
     // not counted, which moves a limit and no decision.
     let (start_ns, requests) = unsafe {

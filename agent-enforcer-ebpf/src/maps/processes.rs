@@ -13,7 +13,10 @@ use aya_ebpf::{
 };
 
 use super::{counters, state};
-use crate::atomic::AtomicWord;
+use crate::{
+    atomic::AtomicWord,
+    halves::{high_half, low_half},
+};
 
 #[map]
 static AE_PROCS: HashMap<u32, ProcessTag> = HashMap::with_max_entries(65_536, 0);
@@ -34,19 +37,19 @@ pub(crate) enum Standing {
 /// Thread group id of the current task, in the initial pid namespace.
 #[inline(always)]
 pub(crate) fn current_tgid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
+    high_half(bpf_get_current_pid_tgid())
 }
 
 /// Thread id of the current task, in the initial pid namespace.
 #[inline(always)]
 pub(crate) fn current_tid() -> u32 {
-    bpf_get_current_pid_tgid() as u32
+    low_half(bpf_get_current_pid_tgid())
 }
 
 #[inline(always)]
 pub(crate) fn get(tgid: u32) -> Option<ProcessTag> {
     // SAFETY: the value is copied out at once.
-    unsafe { AE_PROCS.get(&tgid) }.copied()
+    unsafe { AE_PROCS.get(tgid) }.copied()
 }
 
 #[inline(always)]
@@ -64,7 +67,7 @@ pub(crate) fn standing(tgid: u32) -> Standing {
 /// False when there was no room.
 #[inline(always)]
 pub(crate) fn insert(tgid: u32, tag: &ProcessTag) -> bool {
-    if AE_PROCS.insert(&tgid, tag, 0).is_ok() {
+    if AE_PROCS.insert(tgid, tag, 0).is_ok() {
         return true;
     }
     mark_untracked(tgid);
@@ -99,7 +102,7 @@ pub(crate) fn mark_untracked(tgid: u32) {
 pub(crate) fn remove(tgid: u32) -> Option<ProcessTag> {
     let tag = get(tgid);
     if tag.is_some() {
-        let _ = AE_PROCS.remove(&tgid);
+        let _ = AE_PROCS.remove(tgid);
     }
     if state::read(StateWord::Untracked) != 0
         && let Some(word) = word(tgid)

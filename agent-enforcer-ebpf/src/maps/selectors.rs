@@ -17,6 +17,7 @@ use aya_ebpf::{
 };
 
 use super::state;
+use crate::halves::low_half;
 
 #[map]
 static AE_CGROUPS: HashMap<CgroupKey, TermSet> = HashMap::with_max_entries(16_384, 0);
@@ -31,8 +32,11 @@ static AE_EXECUTABLES: HashMap<ExecutableKey, TermSet> = HashMap::with_max_entri
 static AE_PATTERNS: Array<CgroupPattern> =
     Array::with_max_entries(PATTERN_LIMIT * SELECTOR_SLOTS, 0);
 
+#[expect(clippy::cast_possible_truncation, reason = "1024")]
+const TERMS: u32 = TERM_LIMIT as u32;
+
 #[map]
-static AE_TERMS: Array<AgentId> = Array::with_max_entries(TERM_LIMIT as u32 * SELECTOR_SLOTS, 0);
+static AE_TERMS: Array<AgentId> = Array::with_max_entries(TERMS * SELECTOR_SLOTS, 0);
 
 #[map]
 static AE_DEFAULTS: Array<SelectorDefaults> = Array::with_max_entries(SELECTOR_SLOTS, 0);
@@ -76,7 +80,7 @@ pub(crate) fn scratch() -> Option<&'static mut Scratch> {
 
 #[inline(always)]
 pub(crate) fn slot_in_force() -> u32 {
-    state::read(StateWord::SelectorSlot) as u32 % SELECTOR_SLOTS
+    low_half(state::read(StateWord::SelectorSlot)) % SELECTOR_SLOTS
 }
 
 #[inline(always)]
@@ -91,33 +95,33 @@ pub(crate) fn pattern(slot: u32, position: u32) -> Option<&'static CgroupPattern
 
 #[inline(always)]
 pub(crate) fn agent_of_term(slot: u32, term: u32) -> Option<AgentId> {
-    AE_TERMS.get(slot * TERM_LIMIT as u32 + term).copied().filter(|agent| !agent.is_none())
+    AE_TERMS.get(slot * TERMS + term).copied().filter(|agent| !agent.is_none())
 }
 
 #[inline(always)]
 pub(crate) fn cgroup(cgroup: u64, slot: u32) -> Option<&'static TermSet> {
     // SAFETY: elements are freed after an RCU grace period; the terms of a cgroup never change.
-    unsafe { AE_CGROUPS.get(&CgroupKey { cgroup, slot, _pad: 0 }) }
+    unsafe { AE_CGROUPS.get(CgroupKey { cgroup, slot, _pad: 0 }) }
 }
 
 #[inline(always)]
 pub(crate) fn set_cgroup(cgroup: u64, slot: u32, terms: &TermSet) -> Result<(), i32> {
-    AE_CGROUPS.insert(&CgroupKey { cgroup, slot, _pad: 0 }, terms, 0)
+    AE_CGROUPS.insert(CgroupKey { cgroup, slot, _pad: 0 }, terms, 0)
 }
 
 #[inline(always)]
 pub(crate) fn forget_cgroup(cgroup: u64, slot: u32) {
-    let _ = AE_CGROUPS.remove(&CgroupKey { cgroup, slot, _pad: 0 });
+    let _ = AE_CGROUPS.remove(CgroupKey { cgroup, slot, _pad: 0 });
 }
 
 #[inline(always)]
 pub(crate) fn user(uid: u32, slot: u32) -> Option<&'static TermSet> {
     // SAFETY: as in `cgroup`.
-    unsafe { AE_USERS.get(&UserKey { uid, slot }) }
+    unsafe { AE_USERS.get(UserKey { uid, slot }) }
 }
 
 #[inline(always)]
 pub(crate) fn executable(inode: u64, device: u32, slot: u32) -> Option<&'static TermSet> {
     // SAFETY: as in `cgroup`.
-    unsafe { AE_EXECUTABLES.get(&ExecutableKey { inode, device, slot }) }
+    unsafe { AE_EXECUTABLES.get(ExecutableKey { inode, device, slot }) }
 }

@@ -17,7 +17,8 @@ fn word(word: StateWord) -> Option<AtomicWord> {
 
 #[inline(always)]
 pub(crate) fn read(which: StateWord) -> u64 {
-    word(which).map_or(0, |word| word.load())
+    let Some(word) = word(which) else { return 0 };
+    word.load()
 }
 
 /// Adds and returns the value before; `u64::MAX` where the word does not exist.

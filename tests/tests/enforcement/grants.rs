@@ -52,7 +52,7 @@ fn live_flow_and_new_calls_end_when_the_grant_expires() {
 
 #[test]
 fn live_flow_and_new_calls_end_when_the_grant_is_revoked() {
-    assert_flow_ends("15m", "grant_revoked", |host, grant| host.revoke(grant));
+    assert_flow_ends("15m", "grant_revoked", TestHost::revoke);
 }
 
 #[test]

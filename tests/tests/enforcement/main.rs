@@ -3,6 +3,13 @@
 //! Each test has a host of its own. A denied call is always followed by its positive twin: the
 //! same call to a granted address, so that a broken server can't pass for enforcement.
 
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a panic is the verdict of a test"
+)]
+
 mod basics;
 mod events;
 mod families;

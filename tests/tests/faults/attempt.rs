@@ -14,14 +14,14 @@ use agent_enforcer_tests::{
 };
 
 /// A command line of `agent-enforcer run`, to be changed.
-pub struct Attempt {
+pub(crate) struct Attempt {
     program: OsString,
     arguments: Vec<OsString>,
 }
 
 /// How an attempt ended.
 #[derive(Debug)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// Exit status; `None`: by a signal.
     pub status: Option<i32>,
     /// What was said.
@@ -30,7 +30,7 @@ pub struct Refusal {
 
 impl Attempt {
     /// On the directories of a host.
-    pub fn on(host: &TestHost) -> Self {
+    pub(crate) fn on(host: &TestHost) -> Self {
         let command = host.daemon.command();
         Self {
             program: command.get_program().to_owned(),
@@ -39,7 +39,7 @@ impl Attempt {
     }
 
     /// Gives a flag another value, or adds it.
-    pub fn with(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn with(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
         let value = value.as_ref().to_owned();
         match self.arguments.iter().position(|argument| argument == flag) {
             Some(place) => self.arguments[place + 1] = value,
@@ -49,13 +49,13 @@ impl Attempt {
     }
 
     /// Runs another binary of the daemon.
-    pub fn program(mut self, program: &Path) -> Self {
+    pub(crate) fn program(mut self, program: &Path) -> Self {
         self.program = program.into();
         self
     }
 
     /// Runs it through `setpriv` with options.
-    pub fn through_setpriv(mut self, options: &[&str]) -> Self {
+    pub(crate) fn through_setpriv(mut self, options: &[&str]) -> Self {
         let mut arguments: Vec<OsString> = options.iter().map(OsString::from).collect();
         arguments.push(self.program);
         arguments.append(&mut self.arguments);
@@ -63,7 +63,7 @@ impl Attempt {
     }
 
     /// Runs it; it must end by itself, with an error.
-    pub fn refused(self) -> Refusal {
+    pub(crate) fn refused(self) -> Refusal {
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .stdin(Stdio::null())
@@ -91,7 +91,7 @@ impl Attempt {
 
 impl Refusal {
     /// Exit status and every one of the words.
-    pub fn expect(&self, status: i32, words: &[&str]) {
+    pub(crate) fn expect(&self, status: i32, words: &[&str]) {
         assert_eq!(self.status, Some(status), "{}", self.error);
         for word in words {
             assert!(self.error.contains(word), "`{word}` is not in: {}", self.error);
@@ -100,7 +100,7 @@ impl Refusal {
 }
 
 /// Nothing is pinned, so nothing was put in force.
-pub fn assert_nothing_pinned(host: &TestHost) {
+pub(crate) fn assert_nothing_pinned(host: &TestHost) {
     let pins = files_below(&host.daemon.bpffs().join("agent-enforcer"));
     assert!(pins.is_empty(), "{pins:?}");
 }

@@ -8,10 +8,10 @@ use std::{
 use agent_enforcer_tests::{Event, TestHost};
 
 /// Generous: machines of a CI are slow.
-pub const LONG: Duration = Duration::from_secs(40);
+pub(crate) const LONG: Duration = Duration::from_secs(40);
 
 /// Held by the test that runs.
-pub fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     // A test that failed leaves nothing behind that another could trip over.
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -19,7 +19,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 
 /// What the events say of calls.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Account {
+pub(crate) struct Account {
     /// Calls that were denied.
     pub denied: u64,
     /// Calls that were allowed.
@@ -32,7 +32,7 @@ pub struct Account {
 
 impl Account {
     /// Of every event so far.
-    pub fn of(host: &TestHost) -> Self {
+    pub(crate) fn of(host: &TestHost) -> Self {
         let mut account = Self::default();
         for event in host.events() {
             if event.is_call() {
@@ -55,7 +55,7 @@ fn is_lost_denial(event: &Event) -> bool {
 }
 
 /// Sum of the kernel's counters of denials.
-pub fn kernel_denials(host: &TestHost) -> u64 {
+pub(crate) fn kernel_denials(host: &TestHost) -> u64 {
     let status = host.cli(&["status"]);
     let reasons = status["reasons"].as_object().expect("a map");
     let denies =

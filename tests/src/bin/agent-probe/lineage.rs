@@ -7,53 +7,16 @@ use std::{
     mem::zeroed,
     os::fd::{AsRawFd as _, FromRawFd as _},
     process::{Command, Stdio},
-    sync::Arc,
     thread,
     time::Instant,
 };
 
 use agent_enforcer_tests::script::{ForkKind, Op, Reply};
 
-use crate::serve::{Outcome, Sockets, perform as perform_any, serve_lines, tell};
+use crate::serve::{Outcome, Sockets, perform, serve_lines, tell};
 
-/// Does one thing; `None` where somebody else answers.
-pub(crate) fn perform(sockets: &Sockets, id: u64, op: Op) -> Option<Outcome> {
-    match op {
-        Op::Fork { kind, op } => fork(sockets, id, kind, *op),
-        Op::Run { argv } => Some(run(&argv)),
-        Op::RunMemfd { op } => Some(run_memfd(&op)),
-        Op::Exec { path, from_thread } => {
-            if from_thread {
-                let sockets = Arc::clone(sockets);
-                let _ = thread::spawn(move || exec(&sockets, &path)).join();
-            } else {
-                exec(sockets, &path);
-            }
-            Some(Outcome::of(-1))
-        }
-        Op::LeaderExit => leader_exit(sockets, id),
-        Op::Exit => std::process::exit(0),
-        Op::SetUser { uid } => {
-            // SAFETY: plain numbers; the user goes last, as it ends the right to do so.
-            let result = unsafe { libc::setresgid(uid, uid, uid) };
-            let outcome = Outcome::of(result.into());
-            if outcome.errno != 0 {
-                return Some(outcome);
-            }
-            // SAFETY: as above.
-            Some(Outcome::of(unsafe { libc::setresuid(uid, uid, uid) }.into()))
-        }
-        Op::EnterCgroup { directory } => {
-            let written = fs::write(format!("{directory}/cgroup.procs"), "0");
-            let errno = written.err().and_then(|error| error.raw_os_error()).unwrap_or_default();
-            Some(Outcome { errno, value: 0, data: String::new() })
-        }
-        Op::Alarm { after_ms, restart } => Some(alarm(after_ms, restart)),
-        other => panic!("{other:?} does not change the process"),
-    }
-}
-
-fn fork(sockets: &Sockets, id: u64, kind: ForkKind, op: Op) -> Option<Outcome> {
+/// The child answers in this process's place.
+pub(crate) fn fork(sockets: &Sockets, id: u64, kind: ForkKind, op: Op) -> Option<Outcome> {
     let begin = Instant::now();
     // SAFETY: the child only does what follows, in one thread; glibc keeps its heap usable.
     let child = unsafe { libc::fork() };
@@ -70,7 +33,7 @@ fn fork(sockets: &Sockets, id: u64, kind: ForkKind, op: Op) -> Option<Outcome> {
                 }
             }
         }
-        if let Some(outcome) = perform_any(sockets, id, op) {
+        if let Some(outcome) = perform(sockets, id, op) {
             tell(id, outcome, begin);
         }
         // SAFETY: ends the child without its parent's clean-up.
@@ -82,7 +45,7 @@ fn fork(sockets: &Sockets, id: u64, kind: ForkKind, op: Op) -> Option<Outcome> {
 }
 
 /// `Command` clones with shared memory and a suspended parent, as `vfork` and `posix_spawn` do.
-fn run(argv: &[String]) -> Outcome {
+pub(crate) fn run(argv: &[String]) -> Outcome {
     let [program, arguments @ ..] = argv else { panic!("no program to run") };
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     let output = match output {
@@ -104,7 +67,7 @@ fn run(argv: &[String]) -> Outcome {
     }
 }
 
-fn run_memfd(op: &Op) -> Outcome {
+pub(crate) fn run_memfd(op: &Op) -> Outcome {
     let name = CString::new("probe").expect("no zero byte");
     // SAFETY: a name that ends with a zero byte.
     let fd = unsafe { libc::memfd_create(name.as_ptr(), 0) };
@@ -125,22 +88,39 @@ fn run_memfd(op: &Op) -> Outcome {
 }
 
 /// Becomes `path serve NAME=FD..`; returns only when that fails.
-fn exec(sockets: &Sockets, path: &str) {
-    let mut argv = vec![path.to_owned(), "serve".to_owned()];
-    for (name, fd) in sockets.lock().expect("no thread panics with it").iter() {
-        argv.push(format!("{name}={fd}"));
+pub(crate) fn exec(sockets: &Sockets, path: String, from_thread: bool) -> Outcome {
+    if from_thread {
+        let sockets = sockets.clone();
+        return thread::spawn(move || exec(&sockets, path, false)).join().expect("no panic");
     }
+    let mut argv = vec![path, "serve".to_owned()];
+    argv.extend(sockets.table().iter().map(|(name, fd)| format!("{name}={fd}")));
     let argv: Vec<_> =
         argv.into_iter().map(|word| CString::new(word).expect("no zero byte")).collect();
     let mut pointers: Vec<_> = argv.iter().map(|word| word.as_ptr()).collect();
     pointers.push(std::ptr::null());
     // SAFETY: strings that end with a zero byte, in an array that ends with a null pointer.
-    unsafe { libc::execv(pointers[0], pointers.as_ptr()) };
+    Outcome::of(unsafe { libc::execv(pointers[0], pointers.as_ptr()) }.into())
+}
+
+pub(crate) fn set_user(uid: u32) -> Outcome {
+    // SAFETY: plain numbers; the user goes last, as it ends the right to do so.
+    let outcome = Outcome::of(unsafe { libc::setresgid(uid, uid, uid) }.into());
+    if outcome.errno != 0 {
+        return outcome;
+    }
+    // SAFETY: as above.
+    Outcome::of(unsafe { libc::setresuid(uid, uid, uid) }.into())
+}
+
+pub(crate) fn enter_cgroup(directory: &str) -> Outcome {
+    let written = fs::write(format!("{directory}/cgroup.procs"), "0");
+    Outcome::with(written.err().and_then(|error| error.raw_os_error()).unwrap_or_default(), 0)
 }
 
 /// The caller is the leading thread, as requests are not answered aside.
-fn leader_exit(sockets: &Sockets, id: u64) -> Option<Outcome> {
-    let sockets = Arc::clone(sockets);
+pub(crate) fn leader_exit(sockets: &Sockets, id: u64) -> Option<Outcome> {
+    let sockets = sockets.clone();
     thread::spawn(move || {
         let begin = Instant::now();
         // The leader is gone when its state is Z.
@@ -148,7 +128,7 @@ fn leader_exit(sockets: &Sockets, id: u64) -> Option<Outcome> {
         while !fs::read_to_string(&leader).is_ok_and(|stat| stat.contains(") Z ")) {
             thread::yield_now();
         }
-        tell(id, Outcome { errno: 0, value: 0, data: String::new() }, begin);
+        tell(id, Outcome::with(0, 0), begin);
         serve_lines(&sockets);
         std::process::exit(0);
     });
@@ -159,7 +139,7 @@ fn leader_exit(sockets: &Sockets, id: u64) -> Option<Outcome> {
 
 extern "C" fn on_alarm(_signal: libc::c_int) {}
 
-fn alarm(after_ms: u64, restart: bool) -> Outcome {
+pub(crate) fn alarm(after_ms: u64, restart: bool) -> Outcome {
     // SAFETY: all zeroes is a valid action; the handler does nothing.
     unsafe {
         let mut action: libc::sigaction = zeroed();

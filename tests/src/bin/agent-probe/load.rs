@@ -32,7 +32,7 @@ pub(crate) fn perform(op: &LoadOp) -> Outcome {
         LoadOp::Crowd { address, processes } => crowd(address, processes),
         LoadOp::Disperse => disperse(),
     };
-    Outcome { errno: 0, value: 0, data: serde_json::to_string(&tally).expect("plain data") }
+    Outcome { data: serde_json::to_string(&tally).expect("plain data"), ..Outcome::with(0, 0) }
 }
 
 fn errno() -> i32 {

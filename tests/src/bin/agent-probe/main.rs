@@ -3,6 +3,13 @@
 //! `launch CGROUP UID PROGRAM ARGS..` enters a cgroup, becomes a user and then a program;
 //! `serve` reads requests from standard input; `once OP` does one thing. Answers are lines of JSON.
 
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a panic is the verdict of a test"
+)]
+
 mod calls;
 mod lineage;
 mod load;

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io::{BufRead as _, BufReader},
     os::fd::{FromRawFd as _, RawFd},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     thread,
     time::Instant,
 };
@@ -14,7 +14,27 @@ use agent_enforcer_tests::script::{Op, Reply, Request};
 use crate::{calls, lineage, load};
 
 /// Sockets by their names; shared by the threads.
-pub(crate) type Sockets = Arc<Mutex<HashMap<String, RawFd>>>;
+#[derive(Clone, Default)]
+pub(crate) struct Sockets(Arc<Mutex<HashMap<String, RawFd>>>);
+
+impl Sockets {
+    pub(crate) fn table(&self) -> MutexGuard<'_, HashMap<String, RawFd>> {
+        self.0.lock().expect("no thread panics with it")
+    }
+
+    /// A name that nobody made is a bad descriptor, as the kernel will say.
+    pub(crate) fn fd(&self, name: &str) -> RawFd {
+        self.table().get(name).copied().unwrap_or(-1)
+    }
+
+    /// What `socket` or `accept` returned has a name from now on.
+    pub(crate) fn keep(&self, name: String, fd: RawFd) -> Outcome {
+        if fd >= 0 {
+            self.table().insert(name, fd);
+        }
+        Outcome::of(fd.into())
+    }
+}
 
 /// What a call came to.
 pub(crate) struct Outcome {
@@ -31,6 +51,11 @@ impl Outcome {
         } else {
             0
         };
+        Self::with(errno, value)
+    }
+
+    /// Without data.
+    pub(crate) const fn with(errno: i32, value: i64) -> Self {
         Self { errno, value, data: String::new() }
     }
 }
@@ -41,8 +66,7 @@ pub(crate) fn serve(sockets: &[&str]) {
         let (name, fd) = socket.split_once('=')?;
         Some((name.to_owned(), fd.parse().ok()?))
     });
-    let sockets = Arc::new(Mutex::new(kept.collect()));
-    serve_lines(&sockets);
+    serve_lines(&Sockets(Arc::new(Mutex::new(kept.collect()))));
 }
 
 /// Reads byte by byte: what was read ahead would be lost to the next image.
@@ -61,7 +85,7 @@ pub(crate) fn serve_lines(sockets: &Sockets) {
     for line in BufReader::new(Unbuffered(stdin)).lines().map_while(Result::ok) {
         let request: Request = serde_json::from_str(&line).expect("a request");
         if request.aside {
-            let sockets = Arc::clone(sockets);
+            let sockets = sockets.clone();
             thread::spawn(move || answer(&sockets, request));
         } else {
             answer(sockets, request);
@@ -80,26 +104,55 @@ pub(crate) fn answer(sockets: &Sockets, request: Request) {
 
 /// Does one thing; `None` where somebody else answers.
 pub(crate) fn perform(sockets: &Sockets, id: u64, op: Op) -> Option<Outcome> {
-    match op {
-        Op::Pid => {
-            Some(Outcome { errno: 0, value: i64::from(std::process::id()), data: String::new() })
-        }
+    let fd = |name: &str| sockets.fd(name);
+    Some(match op {
+        Op::Pid => Outcome::with(0, std::process::id().into()),
         Op::InThread { op } => {
-            let sockets = Arc::clone(sockets);
-            thread::spawn(move || perform(&sockets, id, *op)).join().expect("the thread ends")
+            let sockets = sockets.clone();
+            return thread::spawn(move || perform(&sockets, id, *op))
+                .join()
+                .expect("the thread ends");
         }
-        Op::Fork { .. }
-        | Op::Run { .. }
-        | Op::RunMemfd { .. }
-        | Op::Exec { .. }
-        | Op::LeaderExit
-        | Op::Exit
-        | Op::SetUser { .. }
-        | Op::EnterCgroup { .. }
-        | Op::Alarm { .. } => lineage::perform(sockets, id, op),
-        Op::Load(op) => Some(load::perform(&op)),
-        other => Some(calls::perform(sockets, other)),
-    }
+        Op::Fork { kind, op } => return lineage::fork(sockets, id, kind, *op),
+        Op::LeaderExit => return lineage::leader_exit(sockets, id),
+        Op::Exit => std::process::exit(0),
+        Op::Run { argv } => lineage::run(&argv),
+        Op::RunMemfd { op } => lineage::run_memfd(&op),
+        Op::Exec { path, from_thread } => lineage::exec(sockets, path, from_thread),
+        Op::SetUser { uid } => lineage::set_user(uid),
+        Op::EnterCgroup { directory } => lineage::enter_cgroup(&directory),
+        Op::Alarm { after_ms, restart } => lineage::alarm(after_ms, restart),
+        Op::Socket { name, domain, kind, protocol } => {
+            sockets.keep(name, calls::socket(domain, kind, protocol))
+        }
+        Op::Accept { name, connection } => sockets.keep(connection, calls::accept(fd(&name))),
+        Op::Close { name } => {
+            let fd = sockets.table().remove(&name);
+            calls::close(fd.unwrap_or(-1))
+        }
+        Op::Bind { name, address } => calls::bind(fd(&name), address),
+        Op::Listen { name } => calls::listen(fd(&name)),
+        Op::Connect { name, address } => calls::connect(fd(&name), address),
+        Op::Dial { address } => calls::dial(address),
+        Op::Disconnect { name } => calls::disconnect(fd(&name)),
+        Op::Nonblocking { name, on } => calls::set_nonblocking(fd(&name), on),
+        Op::Connected { name, timeout_ms } => calls::connected(fd(&name), timeout_ms),
+        Op::Send { name, data, flags } => calls::send(fd(&name), &data, flags),
+        Op::SendTo { name, address, data, flags } => {
+            calls::send_to(fd(&name), address, &data, flags)
+        }
+        Op::SendMany { name, addresses, data } => calls::send_many(fd(&name), &addresses, &data),
+        Op::Receive { name, timeout_ms } => calls::receive(fd(&name), timeout_ms),
+        Op::Stream { name, data, pause_us } => calls::stream(fd(&name), &data, pause_us),
+        Op::SetOption { name, level, option, value } => {
+            calls::set_option(fd(&name), level, option, &value)
+        }
+        Op::GetOption { name, level, option } => {
+            let (result, value) = calls::get_int(fd(&name), level, option);
+            Outcome { value: value.into(), ..Outcome::of(result.into()) }
+        }
+        Op::Load(op) => load::perform(&op),
+    })
 }
 
 /// Writes an answer in one call, so that lines of several processes do not mix.
