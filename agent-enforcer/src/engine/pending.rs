@@ -109,11 +109,11 @@ impl Pending {
         deadline_ns: u64,
     ) -> Result<(), Full> {
         let instance = call.record.process.instance;
-        let of_instance = self.by_instance.entry(instance).or_default();
-        if self.total >= self.limits.total || *of_instance >= self.limits.per_instance {
+        let of_instance = self.by_instance.get(&instance).copied().unwrap_or_default();
+        if self.total >= self.limits.total || of_instance >= self.limits.per_instance {
             return Err(Full);
         }
-        *of_instance += 1;
+        self.by_instance.insert(instance, of_instance + 1);
         self.total += 1;
         let since_ns = call.record.header.time_ns;
         let group = self.groups.entry(key).or_insert_with(|| Group {
@@ -278,6 +278,18 @@ mod tests {
         assert_eq!(pending.take(&key(1)).unwrap().calls.len(), 2);
         assert_eq!(pending.add(key(3), call(3, 6), Awaits::Identity, 9), Ok(()));
         assert_eq!(pending.len(), 2);
+    }
+
+    #[test]
+    fn an_instance_that_finds_no_room_leaves_nothing_behind() {
+        let mut pending = Pending::new(PendingLimits { total: 1, per_instance: 1 });
+        pending.add(key(1), call(1, 1), Awaits::Identity, 9).unwrap();
+        for instance in 2..100 {
+            assert_eq!(pending.add(key(1), call(instance, 2), Awaits::Identity, 9), Err(Full));
+        }
+        assert_eq!(pending.by_instance.len(), 1);
+        assert!(pending.take(&key(1)).is_some());
+        assert!(pending.by_instance.is_empty());
     }
 
     #[test]
