@@ -192,6 +192,8 @@ pub enum Counter {
     ProcessTableFull = 7,
     /// Cgroups that found no room in the table of matched cgroups.
     CgroupTableFull = 8,
+    /// Wishes to reset a denied flow that found no room in the ring.
+    LostFlowDenied = 9,
 }
 
 impl Counter {

@@ -177,11 +177,13 @@ pub(crate) fn allowed<const CURRENT: bool>(case: &Case<CURRENT>, permit: &Permit
     tell(RecordKind::Allowed, Counter::LostAllowed, case, reason, grant, tool);
 }
 
-/// Tells that a held or live flow was denied, so that its socket is reset.
+/// Tells that a held or live flow was denied, so that its socket is reset. Its denial is told by
+/// somebody else: what finds no room is no lost event, and the flow ends by its own timers (a held
+/// SYN by `hooks/sock_ops.rs`, a live flow by the stack's retransmissions).
 #[inline(always)]
 pub(crate) fn flow_denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
     let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::FlowDenied, Counter::LostDenied, case, reason, grant, tool);
+    tell(RecordKind::FlowDenied, Counter::LostFlowDenied, case, reason, grant, tool);
 }
 
 /// Tells of a process.

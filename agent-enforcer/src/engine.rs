@@ -38,7 +38,7 @@ use crate::{
         PolicyView, Status,
     },
     decision::Process,
-    events::{DaemonEvent, Event, EventQueue, LostRecords},
+    events::{DaemonEvent, Event, EventQueue},
     intake::{DecodeError, Record},
     kernel::{
         flows::FlowReset,
@@ -58,6 +58,7 @@ use crate::{
 };
 use images::Image;
 use pending::Pending;
+use queries::LOST;
 use selectors::Selectors;
 
 /// Between two heartbeats; the kernel side waits several times as long.
@@ -223,7 +224,7 @@ pub struct Engine {
     next_survey_ns: u64,
     next_compile_ns: u64,
     bad_records: u64,
-    lost: [u64; 4],
+    lost: [u64; LOST.len()],
     ended: HashMap<GrantId, crate::resolver::grant::GrantState>,
 }
 
@@ -301,7 +302,7 @@ impl Engine {
             next_survey_ns: 0,
             next_compile_ns: 0,
             bad_records: 0,
-            lost: [0; 4],
+            lost: [0; LOST.len()],
             ended: HashMap::new(),
         };
         let slot = engine.verdicts.word(StateWord::SelectorSlot)?;
@@ -458,10 +459,8 @@ impl Engine {
     }
 
     fn tell_lost_records(&mut self) {
-        const KINDS: [LostRecords; 4] =
-            [LostRecords::Denied, LostRecords::Allowed, LostRecords::Audited, LostRecords::Process];
         let now = self.lost_records();
-        for ((kind, before), now) in KINDS.into_iter().zip(self.lost).zip(now) {
+        for (((_, kind), before), now) in LOST.into_iter().zip(self.lost).zip(now) {
             let count = now.saturating_sub(before);
             if count > 0 {
                 self.tell(DaemonEvent::RecordsLost { kind, count });

@@ -16,6 +16,7 @@ use crate::{
         PendingView, Status,
     },
     decision::instance_name,
+    events::LostRecords,
     kernel::loader::Kernel,
     resolver::{
         grant::GrantState,
@@ -23,7 +24,7 @@ use crate::{
     },
 };
 
-const COUNTERS: [(Counter, &str); 9] = [
+const COUNTERS: [(Counter, &str); 10] = [
     (Counter::Requests, "requests"),
     (Counter::AnsweredInHook, "answered_in_hook"),
     (Counter::Held, "held"),
@@ -33,6 +34,16 @@ const COUNTERS: [(Counter, &str); 9] = [
     (Counter::LostProcess, "lost_process"),
     (Counter::ProcessTableFull, "process_table_full"),
     (Counter::CgroupTableFull, "cgroup_table_full"),
+    (Counter::LostFlowDenied, "lost_flow_denied"),
+];
+
+/// Counters of records that found no room, and what these were about.
+pub(super) const LOST: [(Counter, LostRecords); 5] = [
+    (Counter::LostDenied, LostRecords::Denied),
+    (Counter::LostAllowed, LostRecords::Allowed),
+    (Counter::LostAudited, LostRecords::Audited),
+    (Counter::LostProcess, LostRecords::Process),
+    (Counter::LostFlowDenied, LostRecords::FlowDenied),
 ];
 
 impl Engine {
@@ -89,9 +100,9 @@ impl Engine {
         self.counters.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
     }
 
-    pub(super) fn lost_records(&self) -> [u64; 4] {
-        [Counter::LostDenied, Counter::LostAllowed, Counter::LostAudited, Counter::LostProcess]
-            .map(|counter| self.counter(counter))
+    /// What the kernel side had no room for since it was loaded.
+    pub(super) fn lost_records(&self) -> [u64; LOST.len()] {
+        LOST.map(|(counter, _)| self.counter(counter))
     }
 
     fn reasons(&self) -> BTreeMap<String, u64> {
