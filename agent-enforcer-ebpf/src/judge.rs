@@ -75,7 +75,7 @@ pub(crate) fn judge<const CURRENT: bool>(
         }
         Answer::Deny(refusal) => Judgement::Deny { refusal, source: Source::Map },
         Answer::Unknown { attested } if attested && denies_on_miss(profile) && !audit => {
-            Judgement::Deny { refusal: Refusal::new(Reason::NoGrant), source: Source::Hook }
+            Judgement::Deny { refusal: Refusal::new(Reason::DeniedOnMiss), source: Source::Hook }
         }
         Answer::Unknown { attested } => {
             let patience = if audit { Patience::Ask } else { patience };

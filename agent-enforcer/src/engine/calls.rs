@@ -57,7 +57,7 @@ impl Engine {
 
     /// A call that the kernel side denied by itself.
     pub(super) fn on_denied(&mut self, record: &CallRecord, hook: Hook) {
-        let reason = self.refined(record);
+        let reason = Reason::from_raw(record.reason).unwrap_or(Reason::Internal);
         self.report(record, hook, Outcome::Denied, reason, self.tool_of(record), record.grant);
         if hook == Hook::Egress {
             self.reset_flow(record);
@@ -76,19 +76,13 @@ impl Engine {
         self.report(record, hook, Outcome::Audited, reason, self.tool_of(record), record.grant);
     }
 
-    /// The kernel side denies what misses (`on_miss: deny`) without knowing what exactly is missing.
-    fn refined(&self, record: &CallRecord) -> Reason {
-        let reason = Reason::from_raw(record.reason).unwrap_or(Reason::Internal);
-        if reason != Reason::NoGrant {
-            return reason;
-        }
-        let agent = self.agent_names.get(&record.process.agent);
-        let Some(agent) = agent.and_then(|name| self.policy.agent(name)) else { return reason };
+    /// What exactly is missing; `None` where nothing is any more: it was granted meanwhile.
+    fn missing(&self, record: &CallRecord) -> Option<Reason> {
+        let agent = self.policy.agent(self.agent_names.get(&record.process.agent)?)?;
         let (instance, now_ns) = (record.process.instance, self.clock.now_ns());
         match rule(&self.policy, agent, &self.grants, instance, &record.destination, now_ns) {
-            Ruling::Deny { reason, .. } | Ruling::Wait { reason, .. } => reason,
-            // It was granted meanwhile.
-            Ruling::Allow { .. } => reason,
+            Ruling::Deny { reason, .. } | Ruling::Wait { reason, .. } => Some(reason),
+            Ruling::Allow { .. } => None,
         }
     }
 
@@ -132,7 +126,9 @@ impl Engine {
                 let allowance = Allowance { expires_ns, grant, tool, reason, extent };
                 Resolution::Allow { tool, allowance }
             }
-            Ruling::Deny { reason, tool } => Resolution::Deny { reason, tool, lasting: true },
+            Ruling::Deny { reason, tool } => {
+                Resolution::Deny { reason: agent.on_miss.denial(reason), tool, lasting: true }
+            }
             Ruling::Allow { tool, grant, counted: true, .. } => {
                 match (self.live_allowance(agent, record, tool, now_ns), grant) {
                     (Some(allowance), _) => Resolution::Allow { tool, allowance },
@@ -150,6 +146,7 @@ impl Engine {
                     || agent.on_miss == OnMiss::Deny
                     || agent.stall_limit.is_zero();
                 if denies {
+                    let reason = agent.on_miss.denial(reason);
                     return Resolution::Deny { reason, tool: Some(tool), lasting: true };
                 }
                 Resolution::Wait {

@@ -268,16 +268,19 @@ impl Engine {
         let now_ns = self.clock.now_ns();
         let (policy, grants, of) = (&self.policy, &self.grants, facts.instance);
         steps.extend(explain_rule(policy, agent, grants, of, destination, now_ns));
-        let (outcome, reason) = match rule(policy, agent, grants, of, destination, now_ns) {
-            Ruling::Allow { reason, .. } => ("allowed", reason),
-            Ruling::Deny { reason, .. } => ("denied", reason),
+        let denied = |missing| ("denied", agent.on_miss.denial(missing), missing);
+        let (outcome, reason, telling) = match rule(policy, agent, grants, of, destination, now_ns)
+        {
+            Ruling::Allow { reason, .. } => ("allowed", reason, reason),
+            Ruling::Deny { reason, .. } => denied(reason),
             Ruling::Wait { reason, .. } => match agent.on_miss {
-                OnMiss::Deny => ("denied", reason),
-                OnMiss::Stall if agent.stall_limit.is_zero() => ("denied", reason),
-                OnMiss::Stall => ("stalled", reason),
+                OnMiss::Deny => denied(reason),
+                OnMiss::Stall if agent.stall_limit.is_zero() => denied(reason),
+                OnMiss::Stall => ("stalled", reason, reason),
             },
         };
-        explanation(outcome, reason, destination, steps)
+        let remedy = telling.remedy().to_owned();
+        Explanation { remedy, ..explanation(outcome, reason, destination, steps) }
     }
 }
 

@@ -142,6 +142,8 @@ impl Engine {
             Outcome::Audited => (Reason::Audited, Some(reason)),
             Outcome::Allowed | Outcome::Denied | Outcome::Stalled => (reason, None),
         };
+        let on_miss = audited_reason.unwrap_or(reason) == Reason::DeniedOnMiss;
+        let miss_reason = if on_miss { self.missing(record) } else { None };
         let process = self.process_of(&record.process);
         let agent = self.agent_names.get(&record.process.agent).cloned();
         let agent = agent.unwrap_or_else(|| Arc::from(""));
@@ -151,6 +153,7 @@ impl Engine {
             outcome,
             reason,
             audited_reason,
+            miss_reason,
             time_ns: record.header.time_ns,
             stalled_ns: match outcome {
                 Outcome::Stalled => 0,
