@@ -87,6 +87,8 @@ impl Hook {
 pub const CALL_LIVE_FLOW: u8 = 1;
 /// [`CallRecord::flags`]: the kernel side does not know the image's identity (any more).
 pub const CALL_UNATTESTED: u8 = 2;
+/// [`CallRecord::flags`]: the call took a verdict that admits one.
+pub const CALL_TOOK_USE: u8 = 4;
 
 /// First bytes of every record.
 #[derive(Clone, Copy, Debug)]

@@ -36,7 +36,20 @@ pub(crate) struct Permit {
     pub(crate) tool: ToolId,
     /// [`Reason`], as the daemon wrote it.
     pub(crate) reason: u16,
+    /// `VERDICT_*`.
+    pub(crate) flags: u16,
 }
+
+impl Permit {
+    /// Whether the call took a verdict that admits one. Which call that was, only the taker can
+    /// tell: the daemon writes the verdict for whoever comes first.
+    #[inline(always)]
+    pub(crate) const fn is_taken(&self) -> bool {
+        self.flags & VERDICT_ONCE as u16 != 0
+    }
+}
+
+const _: () = assert!(size_of::<Permit>() == 24, "padding is copied uninitialised");
 
 /// What a call was denied for.
 #[derive(Clone, Copy)]
@@ -84,6 +97,7 @@ pub(crate) fn look_up<const CURRENT: bool>(case: &Case<CURRENT>, purpose: Purpos
                         grant: verdict.grant,
                         tool: verdict.tool,
                         reason: verdict.reason,
+                        flags: u16::from(verdict.flags),
                     });
                 }
             }
@@ -137,6 +151,7 @@ fn port_rule(table: &PortTable, port: u16) -> Option<Permit> {
                 grant: rule.grant,
                 tool: rule.tool,
                 reason,
+                flags: 0,
             });
         }
         position += 1;

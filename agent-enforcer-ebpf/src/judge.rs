@@ -29,7 +29,7 @@ impl Past {
     pub(crate) const NONE: Self = Self { purpose: Purpose::NewCall, grant: GrantId::NONE };
 }
 
-/// Who decided; the daemon tells of its answers itself.
+/// Who decided; the daemon tells of its answers itself, but for those that admit one call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A verdict or prefix that was there already.

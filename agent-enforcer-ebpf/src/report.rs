@@ -10,8 +10,8 @@ use agent_enforcer_common::{
     id::{GrantId, RequestId, ToolId},
     process::ProcessTag,
     record::{
-        CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord, RecordHeader,
-        RecordKind,
+        CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord,
+        RecordHeader, RecordKind,
     },
 };
 use aya_ebpf::{
@@ -145,11 +145,14 @@ fn tell<const CURRENT: bool>(
     reason: u16,
     grant: GrantId,
     tool: ToolId,
+    flags: u8,
 ) {
     counters::count_reason(reason);
     match ring::reserve::<CallRecord>() {
         Some(mut entry) => {
             write_call(&mut entry, kind, case, RequestId::NONE, reason, grant, tool);
+            // SAFETY: as in `write_call`.
+            unsafe { (*entry.as_mut_ptr()).flags |= flags };
             ring::submit_later(entry);
         }
         None => counters::count(lost),
@@ -160,21 +163,22 @@ fn tell<const CURRENT: bool>(
 #[inline(always)]
 pub(crate) fn denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
     let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::Denied, Counter::LostDenied, case, reason, grant, tool);
+    tell(RecordKind::Denied, Counter::LostDenied, case, reason, grant, tool, 0);
 }
 
 /// Tells of a call that would have been denied, of an agent in audit mode.
 #[inline(always)]
 pub(crate) fn audited<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
     let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::Audited, Counter::LostAudited, case, reason, grant, tool);
+    tell(RecordKind::Audited, Counter::LostAudited, case, reason, grant, tool, 0);
 }
 
-/// Tells of a call that was allowed without asking.
+/// Tells of a call that was allowed without asking, or that took a verdict that admits one.
 #[inline(always)]
 pub(crate) fn allowed<const CURRENT: bool>(case: &Case<CURRENT>, permit: &Permit) {
-    let Permit { expires_ns: _, grant, tool, reason } = *permit;
-    tell(RecordKind::Allowed, Counter::LostAllowed, case, reason, grant, tool);
+    let Permit { expires_ns: _, grant, tool, reason, flags: _ } = *permit;
+    let flags = if permit.is_taken() { CALL_TOOK_USE } else { 0 };
+    tell(RecordKind::Allowed, Counter::LostAllowed, case, reason, grant, tool, flags);
 }
 
 /// Tells that a held or live flow was denied, so that its socket is reset. Its denial is told by
@@ -183,7 +187,7 @@ pub(crate) fn allowed<const CURRENT: bool>(case: &Case<CURRENT>, permit: &Permit
 #[inline(always)]
 pub(crate) fn flow_denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
     let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::FlowDenied, Counter::LostFlowDenied, case, reason, grant, tool);
+    tell(RecordKind::FlowDenied, Counter::LostFlowDenied, case, reason, grant, tool, 0);
 }
 
 /// Tells of a process.

@@ -14,7 +14,7 @@ mod queries;
 mod selectors;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     path::PathBuf,
     sync::{Arc, mpsc::SyncSender},
     time::{Duration, SystemTime},
@@ -56,6 +56,7 @@ use crate::{
     },
     verdicts::{VerdictError, Verdicts},
 };
+use calls::UseStage;
 use images::Image;
 use pending::Pending;
 use queries::LOST;
@@ -216,7 +217,7 @@ pub struct Engine {
     prefetch: VecDeque<ProcessFacts>,
     instances: HashMap<InstanceId, Instance>,
     pending: Pending,
-    uses_in_flight: HashSet<GroupKey>,
+    use_stages: HashMap<GroupKey, UseStage>,
     started: SystemTime,
     clock: Clock,
     next_heartbeat_ns: u64,
@@ -294,7 +295,7 @@ impl Engine {
             prefetch: VecDeque::new(),
             instances: HashMap::new(),
             pending: Pending::new(limits),
-            uses_in_flight: HashSet::new(),
+            use_stages: HashMap::new(),
             started: SystemTime::now(),
             clock: Clock,
             next_heartbeat_ns: 0,
@@ -413,6 +414,7 @@ impl Engine {
         }
         if now_ns >= self.next_survey_ns {
             self.next_survey_ns = now_ns + nanoseconds(SURVEY);
+            self.watch_uses(now_ns);
             self.drop_dead_callers();
             self.note_ended_grants();
             self.tell_lost_records();

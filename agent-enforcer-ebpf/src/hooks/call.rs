@@ -243,6 +243,7 @@ pub(crate) fn watch(tag: &mut SocketTag, destination: &Destination) {
         grant: GrantId::NONE,
         tool: ToolId::NONE,
         reason: Reason::Audited.raw(),
+        flags: 0,
     };
     admit(tag, destination, &permit);
 }

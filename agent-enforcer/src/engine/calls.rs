@@ -15,7 +15,7 @@ use std::time::Duration;
 use agent_enforcer_common::{
     id::{GrantId, ToolId},
     reason::Reason,
-    record::{CALL_LIVE_FLOW, CALL_UNATTESTED, CallRecord, Hook},
+    record::{CALL_LIVE_FLOW, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Hook},
 };
 
 use super::{
@@ -26,11 +26,13 @@ use super::{
 use crate::{
     decision::Outcome,
     resolver::{
-        grant::{GrantState, GrantTable},
-        policy::{Agent, Mode, OnMiss, Ruling, Tool, rule},
+        grant::GrantState,
+        policy::{Agent, Mode, OnMiss, Ruling, rule},
     },
     verdicts::{Allowance, Extent},
 };
+use answer::Ending;
+pub(super) use uses::UseStage;
 
 /// How long a caller may wait for its executable to be hashed, or for a use to be recorded.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(10);
@@ -51,14 +53,23 @@ impl Engine {
         if self.pending.has_call(&key, record.socket_cookie) {
             return;
         }
+        let call = WaitingCall { record: *record, hook, pidfd: None };
+        if self.use_stages.contains_key(&key) {
+            if record.flags & CALL_LIVE_FLOW != 0 {
+                // The one entry of the map is the flow's for a moment.
+                self.withdraw_use(&key);
+            } else if let Some(tool) = self.policy.tool_at(&record.destination).map(|tool| tool.id)
+            {
+                return self.wait(key, call, Awaits::Use { tool }, IDENTITY_LIMIT);
+            }
+        }
         let resolution = self.resolve(record);
-        self.settle(key, WaitingCall { record: *record, hook, pidfd: None }, &resolution);
+        self.settle(key, call, &resolution);
     }
 
     /// A call that the kernel side denied by itself.
     pub(super) fn on_denied(&mut self, record: &CallRecord, hook: Hook) {
-        let reason = Reason::from_raw(record.reason).unwrap_or(Reason::Internal);
-        self.report(record, hook, Outcome::Denied, reason, self.tool_of(record), record.grant);
+        self.report_told(record, hook, Outcome::Denied);
         if hook == Hook::Egress {
             self.reset_flow(record);
         }
@@ -66,14 +77,22 @@ impl Engine {
 
     /// A call that the kernel side allowed by itself.
     pub(super) fn on_allowed(&mut self, record: &CallRecord, hook: Hook) {
-        let reason = Reason::from_raw(record.reason).unwrap_or(Reason::Internal);
-        self.report(record, hook, Outcome::Allowed, reason, self.tool_of(record), record.grant);
+        if record.flags & CALL_TOOK_USE != 0 {
+            self.on_use_taken(record, hook);
+        } else {
+            self.report_told(record, hook, Outcome::Allowed);
+        }
     }
 
     /// A call that went through in audit mode.
     pub(super) fn on_audited(&mut self, record: &CallRecord, hook: Hook) {
+        self.report_told(record, hook, Outcome::Audited);
+    }
+
+    fn report_told(&mut self, record: &CallRecord, hook: Hook, outcome: Outcome) {
         let reason = Reason::from_raw(record.reason).unwrap_or(Reason::Internal);
-        self.report(record, hook, Outcome::Audited, reason, self.tool_of(record), record.grant);
+        let ending = Ending { outcome, reason, tool: self.tool_of(record), grant: record.grant };
+        self.report(record, hook, &ending, record.header.time_ns);
     }
 
     /// What exactly is missing; `None` where nothing is any more: it was granted meanwhile.
@@ -130,14 +149,14 @@ impl Engine {
                 Resolution::Deny { reason: agent.on_miss.denial(reason), tool, lasting: true }
             }
             Ruling::Allow { tool, grant, counted: true, .. } => {
-                match (self.live_allowance(agent, record, tool, now_ns), grant) {
+                match (self.given_allowance(agent, record, tool, now_ns), grant) {
                     (Some(allowance), _) => Resolution::Allow { tool, allowance },
                     (None, Some(grant)) => Resolution::Spend { grant, tool },
                     (None, None) => passing(Reason::Internal),
                 }
             }
             Ruling::Wait { reason, tool } => {
-                if let Some(allowance) = self.live_allowance(agent, record, tool, now_ns) {
+                if let Some(allowance) = self.given_allowance(agent, record, tool, now_ns) {
                     return Resolution::Allow { tool, allowance };
                 }
                 let live = record.flags & CALL_LIVE_FLOW != 0;
@@ -157,41 +176,38 @@ impl Engine {
         }
     }
 
-    fn live_allowance(
+    /// What a call may go ahead under although no use is left for another: a live flow under the
+    /// grant that admitted it, a new call under the one whose use is in hand. As long as that lasts.
+    fn given_allowance(
         &self,
         agent: &Agent,
         record: &CallRecord,
         tool: ToolId,
         now_ns: u64,
     ) -> Option<Allowance> {
-        live_allowance(&self.grants, agent, record, self.policy.tool(tool)?, now_ns)
+        let key = GroupKey { exec: record.process.exec, destination: record.destination };
+        let (grant, extent) = if record.flags & CALL_LIVE_FLOW != 0 {
+            (record.grant, Extent::LiveFlow)
+        } else if let Some(UseStage::InHand(grant)) = self.use_stages.get(&key) {
+            (*grant, Extent::Once)
+        } else {
+            return None;
+        };
+        let (grant, tool) = (self.grants.get(grant)?, self.policy.tool(tool)?);
+        let lives = match grant.state(now_ns) {
+            GrantState::Live | GrantState::UsedUp => true,
+            GrantState::NotYetValid | GrantState::Expired | GrantState::Revoked => false,
+        };
+        let subject = &grant.subject;
+        let same_subject = subject.agent == agent.name
+            && subject.instance.is_none_or(|instance| instance == record.process.instance);
+        (lives && same_subject && agent.approves(tool.id) && grant.tools.contains(&tool.name))
+            .then_some(Allowance {
+                expires_ns: grant.expires_ns,
+                grant: grant.id,
+                tool: tool.id,
+                reason: Reason::AllowedGrant,
+                extent,
+            })
     }
-}
-
-/// A live flow goes on under the grant that admitted it, used up or not, as long as that lasts.
-fn live_allowance(
-    grants: &GrantTable,
-    agent: &Agent,
-    record: &CallRecord,
-    tool: &Tool,
-    now_ns: u64,
-) -> Option<Allowance> {
-    if record.flags & CALL_LIVE_FLOW == 0 {
-        return None;
-    }
-    let grant = grants.get(record.grant)?;
-    let same_subject = grant.subject.agent == agent.name
-        && grant.subject.instance.is_none_or(|instance| instance == record.process.instance);
-    let lives = match grant.state(now_ns) {
-        GrantState::Live | GrantState::UsedUp => true,
-        GrantState::NotYetValid | GrantState::Expired | GrantState::Revoked => false,
-    };
-    (same_subject && lives && agent.approves(tool.id) && grant.tools.contains(&tool.name))
-        .then_some(Allowance {
-            expires_ns: grant.expires_ns,
-            grant: grant.id,
-            tool: tool.id,
-            reason: Reason::AllowedGrant,
-            extent: Extent::LiveFlow,
-        })
 }

@@ -9,7 +9,7 @@ use agent_enforcer_common::{
     record::{Counter, ProcessFacts},
 };
 
-use super::{Engine, images::ImageStanding, pending::Awaits};
+use super::{Engine, UseStage, images::ImageStanding, pending::Awaits};
 use crate::{
     control::{
         AgentView, ControlError, ExplainQuestion, ExplainStep, Explanation, InstanceView,
@@ -158,6 +158,8 @@ impl Engine {
         let mut views: Vec<_> = self
             .pending
             .iter()
+            // What has its answer waits for nobody but itself.
+            .filter(|(key, _)| !matches!(self.use_stages.get(key), Some(UseStage::Offered(_))))
             .filter_map(|(key, group)| {
                 let first = group.calls.first()?.record;
                 let (reason, tool) = match group.awaits {

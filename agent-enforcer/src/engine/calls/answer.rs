@@ -26,6 +26,14 @@ const PASSING: Duration = Duration::from_millis(200);
 /// A question of this age is no longer waited for in the hook: its flow is held.
 const HELD: Duration = Duration::from_millis(20);
 
+/// What became of a call.
+pub(super) struct Ending {
+    pub(super) outcome: Outcome,
+    pub(super) reason: Reason,
+    pub(super) tool: Option<ToolId>,
+    pub(super) grant: GrantId,
+}
+
 impl Engine {
     /// Does what was resolved, for one call that does not wait (any more).
     pub(super) fn settle(&mut self, key: GroupKey, call: WaitingCall, resolution: &Resolution) {
@@ -48,9 +56,19 @@ impl Engine {
     ) {
         let written = self.verdicts.allow(key.exec, key.destination, allowance);
         self.check(written);
+        self.report_allowed(call, tool, allowance);
+    }
+
+    pub(super) fn report_allowed(
+        &mut self,
+        call: &WaitingCall,
+        tool: ToolId,
+        allowance: &Allowance,
+    ) {
         let WaitingCall { record, hook, pidfd: _ } = call;
-        let reason = allowance.reason;
-        self.report(record, *hook, Outcome::Allowed, reason, Some(tool), allowance.grant);
+        let Allowance { grant, reason, .. } = *allowance;
+        let ending = Ending { outcome: Outcome::Allowed, reason, tool: Some(tool), grant };
+        self.report(record, *hook, &ending, self.clock.now_ns());
     }
 
     pub(super) fn deny(
@@ -75,15 +93,15 @@ impl Engine {
         }
     }
 
-    /// Denies a call for want of room. Where others of its group wait, a verdict would be theirs as
-    /// well: then its flow is ended without one.
-    pub(super) fn deny_without_room(
+    /// Denies one call, for what is not the matter of its group. Where others of it wait, a verdict
+    /// would be theirs as well: then its flow is ended without one.
+    pub(super) fn deny_alone(
         &mut self,
         key: GroupKey,
         call: &WaitingCall,
+        reason: Reason,
         tool: Option<ToolId>,
     ) {
-        let reason = Reason::PendingLimit;
         if self.pending.first(&key).is_none() {
             self.deny(key, call, reason, tool, false);
         } else if self.report_denied(call, reason, tool) == Outcome::Denied {
@@ -101,11 +119,12 @@ impl Engine {
         let WaitingCall { record, hook, pidfd: _ } = call;
         let audited = self.is_audited(record);
         let outcome = if audited { Outcome::Audited } else { Outcome::Denied };
-        self.report(record, *hook, outcome, reason, tool, GrantId::NONE);
+        let ending = Ending { outcome, reason, tool, grant: GrantId::NONE };
+        self.report(record, *hook, &ending, self.clock.now_ns());
         outcome
     }
 
-    fn is_audited(&self, record: &CallRecord) -> bool {
+    pub(super) fn is_audited(&self, record: &CallRecord) -> bool {
         self.agent_names
             .get(&record.process.agent)
             .and_then(|name| self.policy.agent(name))
@@ -129,15 +148,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn report(
-        &mut self,
-        record: &CallRecord,
-        hook: Hook,
-        outcome: Outcome,
-        reason: Reason,
-        tool: Option<ToolId>,
-        grant: GrantId,
-    ) {
+    /// Tells what became of a call at a moment, ns of `CLOCK_BOOTTIME`.
+    pub(super) fn report(&mut self, record: &CallRecord, hook: Hook, ending: &Ending, at_ns: u64) {
+        let Ending { outcome, reason, tool, grant } = *ending;
         let (reason, audited_reason) = match outcome {
             Outcome::Audited => (Reason::Audited, Some(reason)),
             Outcome::Allowed | Outcome::Denied | Outcome::Stalled => (reason, None),
@@ -155,17 +168,7 @@ impl Engine {
             audited_reason,
             miss_reason,
             time_ns: record.header.time_ns,
-            stalled_ns: match outcome {
-                Outcome::Stalled => 0,
-                Outcome::Allowed | Outcome::Denied | Outcome::Audited
-                    if record.request.is_none() =>
-                {
-                    0
-                }
-                Outcome::Allowed | Outcome::Denied | Outcome::Audited => {
-                    self.clock.now_ns().saturating_sub(record.header.time_ns)
-                }
-            },
+            stalled_ns: at_ns.saturating_sub(record.header.time_ns),
             agent,
             owner: owner.unwrap_or_else(|| Arc::from("")),
             instance: record.process.instance,

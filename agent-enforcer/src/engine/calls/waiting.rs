@@ -2,19 +2,24 @@
 
 use std::{os::fd::OwnedFd, time::Duration};
 
-use agent_enforcer_common::{id::GrantId, reason::Reason};
+use agent_enforcer_common::{
+    id::{GrantId, ToolId},
+    reason::Reason,
+    record::{CallRecord, Hook},
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::{IDENTITY_LIMIT, Resolution};
+use super::{IDENTITY_LIMIT, Resolution, answer::Ending, uses::UseStage};
 use crate::{
     decision::Outcome,
     engine::{
         Engine, nanoseconds,
         pending::{Awaits, Full, Group, GroupKey, WaitingCall},
     },
+    verdicts::Extent,
 };
 
 impl Engine {
@@ -34,11 +39,16 @@ impl Engine {
         let deadline_ns = record.header.time_ns.saturating_add(nanoseconds(limit));
         if self.pending.add(key, call, awaits, deadline_ns) == Err(Full) {
             let call = WaitingCall { record, hook, pidfd: None };
-            self.deny_without_room(key, &call, None);
+            self.deny_alone(key, &call, Reason::PendingLimit, None);
         } else if let Awaits::Grant { reason: _, tool } = awaits {
-            let none = GrantId::NONE;
-            self.report(&record, hook, Outcome::Stalled, Reason::Stalled, Some(tool), none);
+            self.report_stalled(&record, hook, tool);
         }
+    }
+
+    fn report_stalled(&mut self, record: &CallRecord, hook: Hook, tool: ToolId) {
+        let (outcome, reason) = (Outcome::Stalled, Reason::Stalled);
+        let ending = Ending { outcome, reason, tool: Some(tool), grant: GrantId::NONE };
+        self.report(record, hook, &ending, record.header.time_ns);
     }
 
     /// Decides waiting calls again, after something has changed.
@@ -50,20 +60,28 @@ impl Engine {
 
     pub(super) fn decide_group(&mut self, key: GroupKey) {
         let Some(first) = self.pending.first(&key).map(|call| call.record) else { return };
+        if !self.withdraw_use(&key) {
+            return;
+        }
         let awaited = self.pending.awaits(&key);
-        match self.resolve(&first) {
+        let resolution = self.resolve(&first);
+        self.use_stages.remove(&key);
+        match resolution {
             Resolution::Wait { awaits, limit } => {
                 let deadline_ns = first.header.time_ns.saturating_add(nanoseconds(limit));
                 self.pending.wait_on(&key, awaits, deadline_ns);
                 if awaited == Some(Awaits::Identity) && awaits != Awaits::Identity {
-                    self.report_stalled(&key, awaits);
+                    self.report_all_stalled(&key, awaits);
                 }
             }
             Resolution::Spend { grant, tool } => {
-                if self.is_use_on_its_way(&key) || self.ask_for_use(key, grant) {
+                if self.ask_for_use(key, grant) {
                     let deadline_ns = self.clock.now_ns() + nanoseconds(IDENTITY_LIMIT);
                     self.pending.wait_on(&key, Awaits::Use { tool }, deadline_ns);
                 }
+            }
+            Resolution::Allow { tool, allowance } if allowance.extent == Extent::Once => {
+                self.offer(key, tool, &allowance);
             }
             Resolution::Allow { tool, allowance } => {
                 for call in self.pending.take(&key).into_iter().flat_map(|group| group.calls) {
@@ -78,12 +96,11 @@ impl Engine {
         }
     }
 
-    fn report_stalled(&mut self, key: &GroupKey, awaits: Awaits) {
+    fn report_all_stalled(&mut self, key: &GroupKey, awaits: Awaits) {
         let Awaits::Grant { reason: _, tool } = awaits else { return };
         let calls: Vec<_> = self.pending.calls(key).map(|call| (call.record, call.hook)).collect();
         for (record, hook) in calls {
-            let none = GrantId::NONE;
-            self.report(&record, hook, Outcome::Stalled, Reason::Stalled, Some(tool), none);
+            self.report_stalled(&record, hook, tool);
         }
     }
 
@@ -93,6 +110,14 @@ impl Engine {
             return;
         }
         for key in self.pending.keys(|_, group| now_ns >= group.deadline_ns) {
+            match self.use_stages.get(&key) {
+                // The grant has ended, or who took its answer is still to be told.
+                Some(UseStage::InHand(_) | UseStage::Offered(_) | UseStage::Taken(_)) => {
+                    self.decide_group(key);
+                    continue;
+                }
+                Some(UseStage::Asked) | None => {}
+            }
             let Some(Group { awaits, calls, .. }) = self.pending.take(&key) else { continue };
             let (reason, tool) = match awaits {
                 Awaits::Identity => (Reason::IdentityUnverified, None),
@@ -110,11 +135,25 @@ impl Engine {
         if self.pending.is_empty() {
             return;
         }
-        for (_key, call) in self.pending.take_where(|call| call.pidfd.as_ref().is_some_and(ended)) {
-            let WaitingCall { record, hook, pidfd: _ } = call;
+        let now_ns = self.clock.now_ns();
+        let (verdicts, use_stages) = (&self.verdicts, &self.use_stages);
+        let gone = self.pending.take_where(|key, call| {
+            let ended = call.pidfd.as_ref().is_some_and(ended);
+            ended
+                && match use_stages.get(key) {
+                    None | Some(UseStage::Asked | UseStage::InHand(_)) => true,
+                    // It may be who took the answer before it ended.
+                    Some(UseStage::Taken(_)) => false,
+                    Some(UseStage::Offered(_)) => {
+                        verdicts.has_untaken(key.exec, key.destination, now_ns)
+                    }
+                }
+        });
+        for (_key, WaitingCall { record, hook, pidfd: _ }) in gone {
+            let (outcome, reason) = (Outcome::Denied, Reason::CallerGone);
             let tool = self.tool_of(&record);
-            let reason = Reason::CallerGone;
-            self.report(&record, hook, Outcome::Denied, reason, tool, GrantId::NONE);
+            let ending = Ending { outcome, reason, tool, grant: GrantId::NONE };
+            self.report(&record, hook, &ending, now_ns);
         }
     }
 }
