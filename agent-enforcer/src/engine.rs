@@ -417,6 +417,7 @@ impl Engine {
             self.watch_uses(now_ns);
             self.drop_dead_callers();
             self.note_ended_grants();
+            self.drop_outdated_grants();
             self.tell_lost_records();
         }
     }
