@@ -68,6 +68,9 @@ reasons! {
     GrantUsedUp = 22 => "grant_used_up", "issue a new grant, or one with more uses";
     /// No grant came within the agent's stall limit.
     StallTimeout = 23 => "stall_timeout", "issue the grant sooner, or raise `stall_limit`";
+    /// The agent may not wait (`on_miss: deny`): no verdict covers the call. The event tells what is
+    /// missing.
+    DeniedOnMiss = 26 => "denied_on_miss", "see the event's `miss_reason`, or set `on_miss: stall`";
     /// The caller ended before its call was decided.
     CallerGone = 25 => "caller_gone", "nothing to do: the call was never made";
     /// The agent is not in the policy in force.

@@ -87,6 +87,8 @@ impl Hook {
 pub const CALL_LIVE_FLOW: u8 = 1;
 /// [`CallRecord::flags`]: the kernel side does not know the image's identity (any more).
 pub const CALL_UNATTESTED: u8 = 2;
+/// [`CallRecord::flags`]: the call took a verdict that admits one.
+pub const CALL_TOOK_USE: u8 = 4;
 /// [`CallRecord::flags`]: the call was allowed below a granted prefix, without an exact verdict.
 pub const CALL_BY_PREFIX: u8 = 8;
 
@@ -194,6 +196,8 @@ pub enum Counter {
     ProcessTableFull = 7,
     /// Cgroups that found no room in the table of matched cgroups.
     CgroupTableFull = 8,
+    /// Wishes to reset a denied flow that found no room in the ring.
+    LostFlowDenied = 9,
 }
 
 impl Counter {

@@ -50,6 +50,13 @@ impl Permit {
     pub(crate) const fn is_by_prefix(&self) -> bool {
         self.flags & PERMIT_BY_PREFIX != 0
     }
+
+    /// Whether the call took a verdict that admits one. Which call that was, only the taker can
+    /// tell: the daemon writes the verdict for whoever comes first.
+    #[inline(always)]
+    pub(crate) const fn is_taken(&self) -> bool {
+        self.flags & VERDICT_ONCE as u16 != 0
+    }
 }
 
 const _: () = assert!(size_of::<Permit>() == 24, "padding is copied uninitialised");

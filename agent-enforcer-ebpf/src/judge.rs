@@ -29,7 +29,7 @@ impl Past {
     pub(crate) const NONE: Self = Self { purpose: Purpose::NewCall, grant: GrantId::NONE };
 }
 
-/// Who decided; the daemon tells of its answers itself.
+/// Who decided; the daemon tells of its answers itself, but for those that admit one call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A verdict or prefix that was there already.
@@ -75,7 +75,7 @@ pub(crate) fn judge<const CURRENT: bool>(
         }
         Answer::Deny(refusal) => Judgement::Deny { refusal, source: Source::Map },
         Answer::Unknown { attested } if attested && denies_on_miss(profile) && !audit => {
-            Judgement::Deny { refusal: Refusal::new(Reason::NoGrant), source: Source::Hook }
+            Judgement::Deny { refusal: Refusal::new(Reason::DeniedOnMiss), source: Source::Hook }
         }
         Answer::Unknown { attested } => {
             let patience = if audit { Patience::Ask } else { patience };

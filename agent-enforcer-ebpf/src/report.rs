@@ -10,8 +10,8 @@ use agent_enforcer_common::{
     id::{GrantId, RequestId, ToolId},
     process::ProcessTag,
     record::{
-        CALL_BY_PREFIX, CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord,
-        RecordHeader, RecordKind,
+        CALL_BY_PREFIX, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts,
+        ProcessRecord, RecordHeader, RecordKind,
     },
 };
 use aya_ebpf::{
@@ -126,7 +126,7 @@ fn write_call<const CURRENT: bool>(
     record.tool = tool;
     record.reason = reason;
     record.hook = case.hook as u8;
-    record.flags = flags;
+    record.flags = case.flags | flags;
 }
 
 /// Asks the daemon; false when the ring is full.
@@ -139,7 +139,7 @@ pub(crate) fn ask<const CURRENT: bool>(
     let Some(mut entry) = ring::reserve::<CallRecord>() else { return false };
     counters::count(Counter::Requests);
     let request = RequestId::new(state::next_id());
-    let flags = case.flags | if attested { 0 } else { CALL_UNATTESTED };
+    let flags = if attested { 0 } else { CALL_UNATTESTED };
     write_call(&mut entry, RecordKind::Request, case, request, 0, grant, ToolId::NONE, flags);
     ring::submit(entry);
     true
@@ -169,29 +169,37 @@ fn tell<const CURRENT: bool>(
 #[inline(always)]
 pub(crate) fn denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
     let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::Denied, Counter::LostDenied, case, reason, grant, tool, case.flags);
+    tell(RecordKind::Denied, Counter::LostDenied, case, reason, grant, tool, 0);
 }
 
 /// Tells of a call that would have been denied, of an agent in audit mode.
 #[inline(always)]
 pub(crate) fn audited<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
     let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::Audited, Counter::LostAudited, case, reason, grant, tool, case.flags);
+    tell(RecordKind::Audited, Counter::LostAudited, case, reason, grant, tool, 0);
 }
 
-/// Tells of a call that was allowed without asking.
+/// Tells of a call that was allowed without asking, or that took a verdict that admits one.
 #[inline(always)]
 pub(crate) fn allowed<const CURRENT: bool>(case: &Case<CURRENT>, permit: &Permit) {
     let Permit { expires_ns: _, grant, tool, reason, flags: _ } = *permit;
-    let flags = case.flags | if permit.is_by_prefix() { CALL_BY_PREFIX } else { 0 };
+    let mut flags = 0;
+    if permit.is_by_prefix() {
+        flags |= CALL_BY_PREFIX;
+    }
+    if permit.is_taken() {
+        flags |= CALL_TOOK_USE;
+    }
     tell(RecordKind::Allowed, Counter::LostAllowed, case, reason, grant, tool, flags);
 }
 
-/// Tells that a held or live flow was denied, so that its socket is reset.
+/// Tells that a held or live flow was denied, so that its socket is reset. Its denial is told by
+/// somebody else: what finds no room is no lost event, and the flow ends by its own timers (a held
+/// SYN by `hooks/sock_ops.rs`, a live flow by the stack's retransmissions).
 #[inline(always)]
 pub(crate) fn flow_denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
     let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::FlowDenied, Counter::LostDenied, case, reason, grant, tool, case.flags);
+    tell(RecordKind::FlowDenied, Counter::LostFlowDenied, case, reason, grant, tool, 0);
 }
 
 /// Tells of a process.

@@ -47,7 +47,7 @@ pub trait Control: Send + Sync + 'static {
     fn policy_reload(&self) -> Reply<'_, PolicyView>;
     /// Issue a grant; durable and in force when this returns.
     fn grant_issue(&self, spec: GrantSpec) -> Reply<'_, GrantView>;
-    /// All grants, ended ones too.
+    /// All grants; ended ones until 24 hours after their expiry.
     fn grant_list(&self) -> Reply<'_, Vec<GrantView>>;
     /// Revoke a grant (`g-42`); durable and in force when this returns.
     fn grant_revoke(&self, grant: String, reason: String) -> Reply<'_, GrantView>;

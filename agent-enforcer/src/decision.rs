@@ -105,6 +105,8 @@ pub struct CallDecision {
     pub reason: Reason,
     /// In audit mode: why it would have been denied.
     pub audited_reason: Option<Reason>,
+    /// What exactly was missing, where an agent was denied what no verdict covers.
+    pub miss_reason: Option<Reason>,
     /// When the kernel saw the call, ns of `CLOCK_BOOTTIME`.
     pub time_ns: u64,
     /// How long the caller waited for the answer, ns.
@@ -131,6 +133,13 @@ pub struct CallDecision {
     pub netns_cookie: u64,
     /// The generation that it was decided in.
     pub generation: Generation,
+}
+
+impl CallDecision {
+    /// The reason that says most about what can be done.
+    pub fn telling_reason(&self) -> Reason {
+        self.miss_reason.or(self.audited_reason).unwrap_or(self.reason)
+    }
 }
 
 /// How people write an instance: `i-1a2b`.

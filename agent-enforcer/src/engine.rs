@@ -14,7 +14,7 @@ mod queries;
 mod selectors;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     path::PathBuf,
     sync::{Arc, mpsc::SyncSender},
     time::{Duration, SystemTime},
@@ -38,7 +38,7 @@ use crate::{
         PolicyView, Status,
     },
     decision::Process,
-    events::{DaemonEvent, Event, EventQueue, LostRecords},
+    events::{DaemonEvent, Event, EventQueue},
     intake::{DecodeError, Record},
     kernel::{
         flows::FlowReset,
@@ -56,8 +56,10 @@ use crate::{
     },
     verdicts::{VerdictError, Verdicts},
 };
+use calls::UseStage;
 use images::Image;
 use pending::Pending;
+use queries::LOST;
 use selectors::Selectors;
 
 /// Between two heartbeats; the kernel side waits several times as long.
@@ -215,7 +217,7 @@ pub struct Engine {
     prefetch: VecDeque<ProcessFacts>,
     instances: HashMap<InstanceId, Instance>,
     pending: Pending,
-    uses_in_flight: HashSet<GroupKey>,
+    use_stages: HashMap<GroupKey, UseStage>,
     started: SystemTime,
     clock: Clock,
     next_heartbeat_ns: u64,
@@ -223,7 +225,7 @@ pub struct Engine {
     next_survey_ns: u64,
     next_compile_ns: u64,
     bad_records: u64,
-    lost: [u64; 4],
+    lost: [u64; LOST.len()],
     ended: HashMap<GrantId, crate::resolver::grant::GrantState>,
 }
 
@@ -293,7 +295,7 @@ impl Engine {
             prefetch: VecDeque::new(),
             instances: HashMap::new(),
             pending: Pending::new(limits),
-            uses_in_flight: HashSet::new(),
+            use_stages: HashMap::new(),
             started: SystemTime::now(),
             clock: Clock,
             next_heartbeat_ns: 0,
@@ -301,7 +303,7 @@ impl Engine {
             next_survey_ns: 0,
             next_compile_ns: 0,
             bad_records: 0,
-            lost: [0; 4],
+            lost: [0; LOST.len()],
             ended: HashMap::new(),
         };
         let slot = engine.verdicts.word(StateWord::SelectorSlot)?;
@@ -412,8 +414,10 @@ impl Engine {
         }
         if now_ns >= self.next_survey_ns {
             self.next_survey_ns = now_ns + nanoseconds(SURVEY);
+            self.watch_uses(now_ns);
             self.drop_dead_callers();
             self.note_ended_grants();
+            self.drop_outdated_grants();
             self.tell_lost_records();
         }
     }
@@ -458,10 +462,8 @@ impl Engine {
     }
 
     fn tell_lost_records(&mut self) {
-        const KINDS: [LostRecords; 4] =
-            [LostRecords::Denied, LostRecords::Allowed, LostRecords::Audited, LostRecords::Process];
         let now = self.lost_records();
-        for ((kind, before), now) in KINDS.into_iter().zip(self.lost).zip(now) {
+        for (((_, kind), before), now) in LOST.into_iter().zip(self.lost).zip(now) {
             let count = now.saturating_sub(before);
             if count > 0 {
                 self.tell(DaemonEvent::RecordsLost { kind, count });

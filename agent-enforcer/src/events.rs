@@ -201,6 +201,8 @@ pub enum LostRecords {
     Audited,
     /// Processes (recognised, executed, ended).
     Process,
+    /// Wishes to reset a denied flow; the denial itself is told by another record.
+    FlowDenied,
 }
 
 impl LostRecords {
@@ -211,6 +213,7 @@ impl LostRecords {
             Self::Allowed => "allowed",
             Self::Audited => "audited",
             Self::Process => "process",
+            Self::FlowDenied => "flow_denied",
         }
     }
 }

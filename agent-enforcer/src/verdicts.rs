@@ -175,6 +175,11 @@ impl Verdicts {
         })
     }
 
+    /// Takes an answer that admits one call back; false where a call has taken it.
+    pub fn withdraw(&mut self, exec: ExecId, destination: Destination) -> bool {
+        self.maps.exact.remove(&VerdictKey { exec, destination }).is_ok()
+    }
+
     /// Whether an answer that admits one call has not been taken yet.
     pub fn has_untaken(&self, exec: ExecId, destination: Destination, now_ns: u64) -> bool {
         self.maps.exact.get(&VerdictKey { exec, destination }, 0).is_ok_and(|verdict| {

@@ -102,7 +102,7 @@ fn connect(call: &Call) -> CallOutcome {
         Judgement::Allow { permit, source } => {
             call.claim(tag);
             call::admit(tag, &call.case.destination, &permit);
-            if source != Source::Daemon {
+            if source != Source::Daemon || permit.is_taken() {
                 report::allowed(&call.case, &permit);
             }
         }

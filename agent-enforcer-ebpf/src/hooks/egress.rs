@@ -165,6 +165,9 @@ impl Flow {
             return match look_up(&case, past.purpose) {
                 Answer::Allow(permit) => {
                     call::admit(self.tag, &destination, &permit);
+                    if permit.is_taken() {
+                        report::allowed(&case, &permit);
+                    }
                     PacketOutcome::Pass
                 }
                 Answer::Deny(refusal) => self.deny(&case, live, &refusal, Told::Yes),
@@ -176,7 +179,8 @@ impl Flow {
         match judge(&case, profile, past, patience) {
             Judgement::Allow { permit, source } => {
                 call::admit(self.tag, &destination, &permit);
-                if source != Source::Daemon && !live && !pending {
+                let told = source == Source::Daemon || live || pending;
+                if !told || permit.is_taken() {
                     report::allowed(&case, &permit);
                 }
                 PacketOutcome::Pass

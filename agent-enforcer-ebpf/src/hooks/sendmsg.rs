@@ -46,14 +46,21 @@ fn sendmsg(call: &Call) -> CallOutcome {
         && tag.destination == *destination
         && tag.exec == call.case.tag.exec
         && report::now_ns().wrapping_sub(tag.pending_since_ns) < ASK_AGAIN_NS;
-    if asked && let Answer::Unknown { .. } = look_up(&call.case, Purpose::NewCall) {
-        return undecided(call);
-    }
-    match judge(&call.case, call.profile, Past::NONE, Patience::Wait) {
+    let judgement = if asked {
+        // Looked up once: it may take a verdict that admits one.
+        match look_up(&call.case, Purpose::NewCall) {
+            Answer::Unknown { .. } => return undecided(call),
+            Answer::Allow(permit) => Judgement::Allow { permit, source: Source::Map },
+            Answer::Deny(refusal) => Judgement::Deny { refusal, source: Source::Map },
+        }
+    } else {
+        judge(&call.case, call.profile, Past::NONE, Patience::Wait)
+    };
+    match judgement {
         Judgement::Allow { permit, source } => {
             call.claim(tag);
             call::admit(tag, destination, &permit);
-            if source != Source::Daemon {
+            if source != Source::Daemon || permit.is_taken() {
                 report::allowed(&call.case, &permit);
             }
         }

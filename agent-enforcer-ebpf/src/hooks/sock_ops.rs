@@ -1,9 +1,10 @@
 //! cgroup `sock_ops`: the timers of a held connection.
 //!
 //! A held SYN is retransmitted after one jiffy, so that an answer that comes a little late costs
-//! a little time. With each retransmission the number of those still to come is set by the state of
-//! the flow: many while the decision is open, the usual ones once it is allowed, none once it is
-//! denied or nobody is left to decide, so that the caller learns without the daemon.
+//! a little time. There are many of them while the decision is open. With the first one after that
+//! the number of those still to come is set, once: the usual ones where the flow is allowed, a few
+//! where it is denied, none where nobody is left to decide. So a denied caller learns even where
+//! its socket is never reset: the wish found no room in the ring, or the daemon died.
 
 use agent_enforcer_common::{destination::PROTOCOL_TCP, tag::FlowState};
 use aya_ebpf::{
@@ -53,12 +54,16 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) {
     if pending && alive {
         return;
     }
-    // The daemon resets what it denied; it may be behind.
-    let mut retries = if alive { ctx.arg(0).saturating_add(RESET_RETRIES) } else { 1 };
-    if tag.state == FlowState::Allowed as u8 {
-        retries = ctx.arg(0).saturating_add(SYN_RETRIES);
-        let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTO_CB_FLAG).cast_signed());
-    }
+    let mut retries = if tag.state == FlowState::Allowed as u8 {
+        ctx.arg(0).saturating_add(SYN_RETRIES)
+    } else if alive {
+        // The daemon resets what it denied; it may be behind.
+        ctx.arg(0).saturating_add(RESET_RETRIES)
+    } else {
+        1
+    };
+    // Not again with the next one: what is denied would never come to its end.
+    let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTO_CB_FLAG).cast_signed());
     // SAFETY: the context of this hook (5.8: `TCP_SYNCNT`).
     unsafe { set_option(ctx.ops.cast(), i32::from(PROTOCOL_TCP), TCP_SYNCNT, &mut retries) };
 }

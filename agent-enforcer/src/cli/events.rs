@@ -56,6 +56,7 @@ struct Unmapped {
 struct Extension {
     outcome: Option<String>,
     reason: Option<String>,
+    miss_reason: Option<String>,
     agent: Option<String>,
     instance: Option<String>,
     destination: Option<String>,
@@ -126,6 +127,7 @@ fn render(line: &str, style: Style) -> String {
         parts.push(format!("-> {destination}"));
         parts.extend(facts.tool.map(|tool| format!("({tool})")));
         parts.extend(facts.reason);
+        parts.extend(facts.miss_reason.map(|missing| format!("({missing})")));
         parts.extend(facts.grant);
         parts.extend(facts.principal.map(|principal| format!("for {principal}")));
     } else {
@@ -172,6 +174,12 @@ mod tests {
             "2030-01-31T12:00:00.000Z denied   coder i-1 curl\\u{1b}]0;x\\u{7}[4711] -> \
              192.0.2.7:443/tcp (web) no_grant x3"
         );
+    }
+
+    #[test]
+    fn call_that_may_not_wait_shows_what_is_missing() {
+        let line = r#"{"unmapped":{"agent_enforcer":{"outcome":"denied","destination":"x","reason":"denied_on_miss","miss_reason":"no_tool"}}}"#;
+        assert!(render(line, Style::PLAIN).ends_with("-> x denied_on_miss (no_tool)"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ const LONGEST: Duration = Duration::from_hours(24 * 366);
 #[derive(Debug, Subcommand)]
 pub(super) enum GrantVerb {
     Issue(IssueArgs),
-    /// List all grants, ended ones too.
+    /// List all grants; ended ones until a day after their expiry.
     List,
     Revoke(RevokeArgs),
 }

@@ -8,7 +8,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,6 +24,8 @@ use crate::{
 
 /// Between two notes of the time: bounds what a clock set back can add to a grant over a restart.
 const NOTE_TIME: Duration = Duration::from_mins(1);
+/// Between two looks for grants that expired long ago.
+const DROP_OUTDATED: Duration = Duration::from_hours(1);
 /// Longest wait for a change of the file system before a look at new globs.
 const WATCH: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -78,7 +80,12 @@ fn spawn(
 }
 
 fn record_uses(store: &GrantStore, inbox: &Inbox, uses: &Receiver<UseRequest>) {
+    let mut last_drop: Option<Instant> = None;
     loop {
+        if last_drop.is_none_or(|last| last.elapsed() >= DROP_OUTDATED) {
+            last_drop = Some(Instant::now());
+            drop_outdated(store);
+        }
         match uses.recv_timeout(NOTE_TIME) {
             Ok(UseRequest { grant, key }) => {
                 let Some(now) = moment() else { continue };
@@ -96,6 +103,17 @@ fn record_uses(store: &GrantStore, inbox: &Inbox, uses: &Receiver<UseRequest>) {
             }
             Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+/// The engine drops them from its table by the same rule; what is still stored after a crash goes
+/// with the next look.
+fn drop_outdated(store: &GrantStore) {
+    let Some(now) = moment() else { return };
+    match store.drop_outdated(&now) {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "grants that expired long ago were dropped"),
+        Err(error) => tracing::warn!(%error, "grants that expired long ago stay in the store"),
     }
 }
 

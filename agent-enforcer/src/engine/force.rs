@@ -3,7 +3,7 @@
 //! Every change loads a whole new generation and then decides waiting calls again. What can't be
 //! loaded changes nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use agent_enforcer_common::{
     config::StateWord,
@@ -131,6 +131,13 @@ impl Engine {
         }
         for event in events {
             self.tell(event);
+        }
+    }
+
+    /// Drops grants that expired long ago; the store does so by itself.
+    pub(super) fn drop_outdated_grants(&mut self) {
+        for id in self.grants.drop_outdated(self.clock.now_ns(), SystemTime::now()) {
+            self.ended.remove(&id);
         }
     }
 

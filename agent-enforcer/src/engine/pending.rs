@@ -25,7 +25,7 @@ pub(super) enum Awaits {
         /// The destination's tool.
         tool: ToolId,
     },
-    /// A use of a counted grant: on its way to the disk, or given to another call.
+    /// A use of a counted grant: on its way to the disk, or in the map for who takes it first.
     Use {
         /// The destination's tool.
         tool: ToolId,
@@ -109,11 +109,11 @@ impl Pending {
         deadline_ns: u64,
     ) -> Result<(), Full> {
         let instance = call.record.process.instance;
-        let of_instance = self.by_instance.entry(instance).or_default();
-        if self.total >= self.limits.total || *of_instance >= self.limits.per_instance {
+        let of_instance = self.by_instance.get(&instance).copied().unwrap_or_default();
+        if self.total >= self.limits.total || of_instance >= self.limits.per_instance {
             return Err(Full);
         }
-        *of_instance += 1;
+        self.by_instance.insert(instance, of_instance + 1);
         self.total += 1;
         let since_ns = call.record.header.time_ns;
         let group = self.groups.entry(key).or_insert_with(|| Group {
@@ -170,16 +170,29 @@ impl Pending {
         Some(call)
     }
 
+    /// Takes the call of a socket out of a group.
+    pub(super) fn take_call(&mut self, key: &GroupKey, socket_cookie: u64) -> Option<WaitingCall> {
+        let group = self.groups.get_mut(key)?;
+        let position =
+            group.calls.iter().position(|call| call.record.socket_cookie == socket_cookie)?;
+        let call = group.calls.remove(position);
+        if group.calls.is_empty() {
+            self.groups.remove(key);
+        }
+        self.forget(call.record.process.instance);
+        Some(call)
+    }
+
     /// Takes calls out for which `gone` holds.
     pub(super) fn take_where(
         &mut self,
-        mut gone: impl FnMut(&WaitingCall) -> bool,
+        mut gone: impl FnMut(&GroupKey, &WaitingCall) -> bool,
     ) -> Vec<(GroupKey, WaitingCall)> {
         let mut taken = Vec::new();
         self.groups.retain(|key, group| {
             let calls = std::mem::take(&mut group.calls);
             for call in calls {
-                if gone(&call) {
+                if gone(key, &call) {
                     taken.push((*key, call));
                 } else {
                     group.calls.push(call);
@@ -281,6 +294,18 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_that_finds_no_room_leaves_nothing_behind() {
+        let mut pending = Pending::new(PendingLimits { total: 1, per_instance: 1 });
+        pending.add(key(1), call(1, 1), Awaits::Identity, 9).unwrap();
+        for instance in 2..100 {
+            assert_eq!(pending.add(key(1), call(instance, 2), Awaits::Identity, 9), Err(Full));
+        }
+        assert_eq!(pending.by_instance.len(), 1);
+        assert!(pending.take(&key(1)).is_some());
+        assert!(pending.by_instance.is_empty());
+    }
+
+    #[test]
     fn calls_leave_one_by_one_and_the_group_with_the_last() {
         let mut pending = Pending::new(PendingLimits { total: 9, per_instance: 9 });
         for cookie in 1..=3 {
@@ -288,9 +313,24 @@ mod tests {
         }
         assert!(pending.has_call(&key(1), 2));
         assert_eq!(pending.take_one(&key(1)).unwrap().record.socket_cookie, 1);
-        let gone = pending.take_where(|call| call.record.socket_cookie == 2);
+        let gone = pending.take_where(|_, call| call.record.socket_cookie == 2);
         assert_eq!(gone.len(), 1);
         assert!(pending.take_one(&key(1)).is_some());
         assert!(pending.is_empty() && pending.awaits(&key(1)).is_none());
+    }
+
+    #[test]
+    fn the_call_of_a_socket_leaves_whatever_its_place() {
+        let mut pending = Pending::new(PendingLimits { total: 9, per_instance: 9 });
+        for cookie in 1..=2 {
+            pending.add(key(1), call(1, cookie), Awaits::Identity, 9).unwrap();
+        }
+        assert!(pending.take_call(&key(1), 3).is_none());
+        assert!(pending.take_call(&key(2), 2).is_none());
+        assert_eq!(pending.take_call(&key(1), 2).unwrap().record.socket_cookie, 2);
+        assert_eq!(pending.len(), 1);
+        assert_eq!(pending.take_call(&key(1), 1).unwrap().record.socket_cookie, 1);
+        assert!(pending.is_empty() && pending.by_instance.is_empty());
+        assert!(pending.awaits(&key(1)).is_none());
     }
 }

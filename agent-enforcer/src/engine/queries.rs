@@ -9,13 +9,14 @@ use agent_enforcer_common::{
     record::{Counter, ProcessFacts},
 };
 
-use super::{Engine, images::ImageStanding, pending::Awaits};
+use super::{Engine, UseStage, images::ImageStanding, pending::Awaits};
 use crate::{
     control::{
         AgentView, ControlError, ExplainQuestion, ExplainStep, Explanation, InstanceView,
         PendingView, Status,
     },
     decision::instance_name,
+    events::LostRecords,
     kernel::loader::Kernel,
     resolver::{
         grant::GrantState,
@@ -23,7 +24,7 @@ use crate::{
     },
 };
 
-const COUNTERS: [(Counter, &str); 9] = [
+const COUNTERS: [(Counter, &str); 10] = [
     (Counter::Requests, "requests"),
     (Counter::AnsweredInHook, "answered_in_hook"),
     (Counter::Held, "held"),
@@ -33,6 +34,16 @@ const COUNTERS: [(Counter, &str); 9] = [
     (Counter::LostProcess, "lost_process"),
     (Counter::ProcessTableFull, "process_table_full"),
     (Counter::CgroupTableFull, "cgroup_table_full"),
+    (Counter::LostFlowDenied, "lost_flow_denied"),
+];
+
+/// Counters of records that found no room, and what these were about.
+pub(super) const LOST: [(Counter, LostRecords); 5] = [
+    (Counter::LostDenied, LostRecords::Denied),
+    (Counter::LostAllowed, LostRecords::Allowed),
+    (Counter::LostAudited, LostRecords::Audited),
+    (Counter::LostProcess, LostRecords::Process),
+    (Counter::LostFlowDenied, LostRecords::FlowDenied),
 ];
 
 impl Engine {
@@ -89,9 +100,9 @@ impl Engine {
         self.counters.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
     }
 
-    pub(super) fn lost_records(&self) -> [u64; 4] {
-        [Counter::LostDenied, Counter::LostAllowed, Counter::LostAudited, Counter::LostProcess]
-            .map(|counter| self.counter(counter))
+    /// What the kernel side had no room for since it was loaded.
+    pub(super) fn lost_records(&self) -> [u64; LOST.len()] {
+        LOST.map(|(counter, _)| self.counter(counter))
     }
 
     fn reasons(&self) -> BTreeMap<String, u64> {
@@ -147,6 +158,8 @@ impl Engine {
         let mut views: Vec<_> = self
             .pending
             .iter()
+            // What has its answer waits for nobody but itself.
+            .filter(|(key, _)| !matches!(self.use_stages.get(key), Some(UseStage::Offered(_))))
             .filter_map(|(key, group)| {
                 let first = group.calls.first()?.record;
                 let (reason, tool) = match group.awaits {
@@ -257,16 +270,19 @@ impl Engine {
         let now_ns = self.clock.now_ns();
         let (policy, grants, of) = (&self.policy, &self.grants, facts.instance);
         steps.extend(explain_rule(policy, agent, grants, of, destination, now_ns));
-        let (outcome, reason) = match rule(policy, agent, grants, of, destination, now_ns) {
-            Ruling::Allow { reason, .. } => ("allowed", reason),
-            Ruling::Deny { reason, .. } => ("denied", reason),
+        let denied = |missing| ("denied", agent.on_miss.denial(missing), missing);
+        let (outcome, reason, telling) = match rule(policy, agent, grants, of, destination, now_ns)
+        {
+            Ruling::Allow { reason, .. } => ("allowed", reason, reason),
+            Ruling::Deny { reason, .. } => denied(reason),
             Ruling::Wait { reason, .. } => match agent.on_miss {
-                OnMiss::Deny => ("denied", reason),
-                OnMiss::Stall if agent.stall_limit.is_zero() => ("denied", reason),
-                OnMiss::Stall => ("stalled", reason),
+                OnMiss::Deny => denied(reason),
+                OnMiss::Stall if agent.stall_limit.is_zero() => denied(reason),
+                OnMiss::Stall => ("stalled", reason, reason),
             },
         };
-        explanation(outcome, reason, destination, steps)
+        let remedy = telling.remedy().to_owned();
+        Explanation { remedy, ..explanation(outcome, reason, destination, steps) }
     }
 }
 

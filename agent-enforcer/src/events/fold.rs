@@ -65,6 +65,7 @@ struct Key {
     outcome: Outcome,
     reason: Reason,
     audited_reason: Option<Reason>,
+    miss_reason: Option<Reason>,
     tool: Option<Arc<str>>,
     grant: Option<GrantId>,
     hook: u8,
@@ -79,6 +80,7 @@ impl Key {
             outcome,
             reason,
             audited_reason,
+            miss_reason,
             time_ns: _,
             stalled_ns: _,
             agent: _,
@@ -100,6 +102,7 @@ impl Key {
             outcome: *outcome,
             reason: *reason,
             audited_reason: *audited_reason,
+            miss_reason: *miss_reason,
             tool: tool.clone(),
             grant: grant.as_ref().map(|grant| grant.id),
             hook: *hook as u8,
@@ -290,11 +293,12 @@ mod tests {
 
     #[test]
     fn calls_that_differ_in_anything_that_matters_are_not_folded() {
-        let changes: [fn(&mut CallDecision); 9] = [
+        let changes: [fn(&mut CallDecision); 10] = [
             |call| call.instance = InstanceId::new(77),
             |call| call.outcome = Outcome::Allowed,
             |call| call.reason = Reason::NoTool,
             |call| call.audited_reason = Some(Reason::NoTool),
+            |call| call.miss_reason = Some(Reason::NoTool),
             |call| call.tool = Some("other".into()),
             |call| call.grant = None,
             |call| call.hook = agent_enforcer_common::record::Hook::Egress,
@@ -309,7 +313,7 @@ mod tests {
             change(&mut other);
             folder.call(Box::new(other), 0, &mut out);
         }
-        assert_eq!(counts(&out), [1; 10]);
+        assert_eq!(counts(&out), [1; 11]);
     }
 
     #[test]

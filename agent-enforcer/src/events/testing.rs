@@ -67,6 +67,7 @@ pub(super) fn call_of_pid(pid: u32) -> CallDecision {
         outcome: Outcome::Denied,
         reason: Reason::GrantExpired,
         audited_reason: None,
+        miss_reason: None,
         time_ns: 4_000_000_000,
         stalled_ns: 0,
         agent: "deploy-bot".into(),

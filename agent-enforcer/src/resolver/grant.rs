@@ -20,7 +20,10 @@ mod store_tests;
 #[cfg(test)]
 pub(in crate::resolver) mod testing;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use agent_enforcer_common::{
     id::{GrantId, InstanceId},
@@ -37,6 +40,9 @@ use crate::{
     control::GrantView,
     decision::{GrantRef, grant_name, instance_name},
 };
+
+/// How long after its expiry a grant can still be listed and explains a denial.
+const KEPT: Duration = Duration::from_hours(24);
 
 /// Who may use a grant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -118,6 +124,16 @@ impl Grant {
         } else {
             GrantState::Live
         }
+    }
+
+    /// Whether it expired so long ago that it is dropped. The kernel ends every verdict and flow at
+    /// the expiry, so that nothing refers to it any more. A restart of the host sets the clock of
+    /// decisions back: then the wall clock tells how long ago it was, but never that it expired.
+    pub fn is_outdated(&self, now_ns: u64, now: SystemTime) -> bool {
+        let kept_ns = clock::nanoseconds(KEPT);
+        now_ns >= self.expires_ns
+            && (now_ns - self.expires_ns >= kept_ns
+                || now.duration_since(self.expires).is_ok_and(|since| since >= KEPT))
     }
 
     /// Whether it admits a limited number of calls.

@@ -31,7 +31,7 @@ pub(in crate::resolver) mod testing;
 
 use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
-use agent_enforcer_common::{destination::Destination, id::ToolId};
+use agent_enforcer_common::{destination::Destination, id::ToolId, reason::Reason};
 use ipnet::IpNet;
 
 pub use compile::{Compiled, ScopedPrefix, compile};
@@ -111,6 +111,17 @@ pub enum OnMiss {
     Stall,
     /// It is denied at once.
     Deny,
+}
+
+impl OnMiss {
+    /// The reason of a denial, by what is missing: as the kernel side gives it, which denies on a
+    /// miss without knowing more.
+    pub const fn denial(self, missing: Reason) -> Reason {
+        match self {
+            Self::Stall => missing,
+            Self::Deny => Reason::DeniedOnMiss,
+        }
+    }
 }
 
 /// Whether denials are enforced.

@@ -75,14 +75,19 @@ fn denies_tool_that_is_not_approved() {
 }
 
 #[test]
-fn denies_for_the_same_reasons_in_the_kernel_as_the_daemon() {
+fn denial_on_a_miss_has_one_word_everywhere_and_tells_what_is_missing() {
     let host = TestHost::start();
-    for (to, reason) in [(20, "no_grant"), (40, "tool_not_approved"), (50, "no_tool")] {
+    for (to, missing) in [(20, "no_grant"), (40, "tool_not_approved"), (50, "no_tool")] {
+        let before = host.reason_counter("denied_on_miss");
         let mut agent = host.agent("curt");
         assert!(agent.run(agent_enforcer_tests::Op::Dial { address: host.at(to) }).is_denied());
         let explained = host.explain(agent.pid(), &host.at(to).to_string());
-        assert_eq!(explained["reason"], reason);
-        host.wait_denied(reason, agent.pid());
+        assert_eq!(explained["reason"], "denied_on_miss");
+        let event = host.wait_denied("denied_on_miss", agent.pid());
+        assert_eq!(event.own("miss_reason"), missing);
+        assert_eq!(event.own("remedy"), explained["remedy"]);
+        assert_eq!(host.reason_counter("denied_on_miss"), before + 1);
+        assert_eq!(host.reason_counter(missing), 0);
     }
 }
 
@@ -92,7 +97,7 @@ fn kernel_denies_without_asking_where_the_agent_says_so() {
     let mut agent = host.agent("curt");
     assert_eq!(agent.connect("t", host.at(20)).errno, EACCES);
     assert_eq!(agent.send_to("u", host.at(20), "leak").errno, EACCES);
-    host.wait_denied("no_grant", agent.pid());
+    host.wait_denied("denied_on_miss", agent.pid());
     assert_eq!(host.counter("requests"), 0);
     assert!(agent.connect("g", host.at(10)).is_ok());
 }

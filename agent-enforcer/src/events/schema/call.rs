@@ -45,10 +45,10 @@ fn head(folded: &Folded, moment: &Moment) -> Head {
     };
     Head {
         kind,
-        severity: severity(call.outcome, call.reason, call.audited_reason),
+        severity: severity(call.outcome, call.telling_reason()),
         status,
         word: call.reason.word(),
-        detail: Some(call.audited_reason.unwrap_or(call.reason).remedy().to_owned()),
+        detail: Some(call.telling_reason().remedy().to_owned()),
         message: message(folded),
         class: EventClass::from(call.outcome),
         agent: Some(Arc::clone(&call.agent)),
@@ -114,6 +114,7 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         outcome,
         reason,
         audited_reason,
+        miss_reason,
         time_ns: _,
         stalled_ns: _,
         agent,
@@ -143,7 +144,8 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         outcome: *outcome,
         reason: reason.word(),
         audited_reason: audited_reason.map(Reason::word),
-        remedy: audited_reason.unwrap_or(*reason).remedy(),
+        miss_reason: miss_reason.map(Reason::word),
+        remedy: call.telling_reason().remedy(),
         generation: generation.get(),
         hook: hook_word(*hook),
         stalled_ns: *stalled_ns,
@@ -170,9 +172,10 @@ fn message(folded: &Folded) -> String {
     let outcome = EventClass::from(call.outcome).word();
     let instance = instance_name(call.instance);
     let reason = call.audited_reason.unwrap_or(call.reason).word();
+    let missing = call.miss_reason.map_or_else(String::new, |miss| format!(" ({})", miss.word()));
     let times = if *count == 1 { String::new() } else { format!(" {count} times") };
     format!(
-        "{outcome}{times}: agent {} ({instance}, pid {}) to {}: {reason}",
+        "{outcome}{times}: agent {} ({instance}, pid {}) to {}: {reason}{missing}",
         call.agent, call.process.pid, call.destination,
     )
 }

@@ -96,6 +96,23 @@ fn audited_call_tells_why_it_would_have_been_denied() {
 }
 
 #[test]
+fn call_that_may_not_wait_tells_what_is_missing() {
+    let event = call_event(CallDecision {
+        reason: Reason::DeniedOnMiss,
+        miss_reason: Some(Reason::GrantRevoked),
+        ..call()
+    });
+    let extension = &event["unmapped"]["agent_enforcer"];
+    assert_eq!(event["status_code"], "denied_on_miss");
+    assert_eq!(extension["reason"], "denied_on_miss");
+    assert_eq!(extension["miss_reason"], "grant_revoked");
+    assert_eq!(extension["remedy"], Reason::GrantRevoked.remedy());
+    assert_eq!(event["status_detail"], Reason::GrantRevoked.remedy());
+    assert_eq!(event["severity_id"], 3);
+    assert!(event["message"].as_str().unwrap().ends_with(": denied_on_miss (grant_revoked)"));
+}
+
+#[test]
 fn every_reason_can_be_told() {
     for &reason in Reason::ALL {
         let event = call_event(CallDecision { reason, ..call() });

@@ -168,6 +168,28 @@ impl GrantStore {
         })
     }
 
+    /// Drops what has expired long ago; returns how many grants that were. Numbers are not given
+    /// out again.
+    pub fn drop_outdated(&self, now: &Moment) -> Result<usize, GrantStoreError> {
+        self.write(|transaction| {
+            let mut records = transaction.open_table(GRANTS)?;
+            let mut outdated = Vec::new();
+            for entry in records.iter()? {
+                let (id, bytes) = entry?;
+                let record: GrantRecord = serde_json::from_slice(bytes.value())?;
+                let of_this_boot = record.boot() == now.boot;
+                let grant = record.into_grant(GrantId::new(id.value()));
+                if of_this_boot && grant.is_outdated(now.boot_ns, now.wall) {
+                    outdated.push(id.value());
+                }
+            }
+            for id in &outdated {
+                records.remove(id)?;
+            }
+            Ok(outdated.len())
+        })
+    }
+
     /// The id of an agent, the same for a name for as long as the store lives.
     pub fn agent_id(&self, name: &str) -> Result<AgentId, GrantStoreError> {
         let ids = self.agent_ids([name])?;

@@ -115,6 +115,46 @@ fn deadlines_are_carried_over_a_restart_of_the_host_once() {
 }
 
 #[test]
+fn a_grant_is_dropped_a_day_after_its_expiry_and_its_number_never_given_again() {
+    const EXPIRY: u64 = 100 + 30 * 60;
+    const DAY: u64 = 24 * 60 * 60;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let first = store.issue(new_grant(&moment(100))).unwrap().id;
+    let revoked = store.issue(new_grant(&moment(100))).unwrap().id;
+    store.revoke(revoked, "done", &moment(101)).unwrap();
+    let later = store.issue(new_grant(&moment(101))).unwrap().id;
+    assert_eq!(store.drop_outdated(&moment(EXPIRY + DAY - 1)).unwrap(), 0);
+    assert_eq!(store.drop_outdated(&moment(EXPIRY + DAY)).unwrap(), 2);
+    drop(store);
+    let store = open(&dir);
+    let now = moment(EXPIRY + DAY);
+    let table = store.load(&now).unwrap();
+    assert_eq!(table.iter().map(|grant| grant.id).collect::<Vec<_>>(), [later]);
+    let gone = store.revoke(first, "late", &now).unwrap_err();
+    assert!(matches!(gone, GrantStoreError::UnknownGrant(_)));
+    assert!(store.issue(new_grant(&now)).unwrap().id > later);
+}
+
+#[test]
+fn a_restart_of_the_host_does_not_keep_a_grant_for_ever() {
+    const EXPIRY: u64 = 100 + 30 * 60;
+    const DAY: u64 = 24 * 60 * 60;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    store.issue(new_grant(&moment(100))).unwrap();
+    let rebooted = |wall_seconds| Moment {
+        wall: wall(wall_seconds),
+        boot_ns: 10,
+        boot: BootId::new("second"),
+    };
+    assert_eq!(store.drop_outdated(&rebooted(EXPIRY + DAY)).unwrap(), 0, "not carried over yet");
+    store.load(&rebooted(EXPIRY + 1)).unwrap();
+    assert_eq!(store.drop_outdated(&rebooted(EXPIRY + DAY - 1)).unwrap(), 0);
+    assert_eq!(store.drop_outdated(&rebooted(EXPIRY + DAY)).unwrap(), 1);
+}
+
+#[test]
 fn files_are_for_the_owner_only() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("deep/state");

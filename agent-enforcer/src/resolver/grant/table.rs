@@ -77,6 +77,14 @@ impl GrantTable {
         Ok(grant.uses)
     }
 
+    /// Drops what has expired long ago; returns it.
+    pub fn drop_outdated(&mut self, now_ns: u64, now: SystemTime) -> Vec<GrantId> {
+        let outdated = self.grants.extract_if(.., |_, grant| grant.is_outdated(now_ns, now));
+        let outdated: Vec<_> = outdated.collect();
+        outdated.iter().for_each(|(_, grant)| self.unlink(grant));
+        outdated.into_iter().map(|(id, _)| id).collect()
+    }
+
     /// The grant of an id.
     pub fn get(&self, id: GrantId) -> Option<&Grant> {
         self.grants.get(&id)
@@ -131,7 +139,13 @@ impl GrantTable {
         for tool in &grant.tools {
             if let Some(ids) = tools.get_mut(tool) {
                 ids.retain(|id| *id != grant.id);
+                if ids.is_empty() {
+                    tools.remove(tool);
+                }
             }
+        }
+        if tools.is_empty() {
+            self.by_tool.remove(&grant.subject.agent);
         }
     }
 }
@@ -224,6 +238,41 @@ mod tests {
         assert_eq!(grant.revoked.as_ref().map(|revoked| &*revoked.reason), Some("first"));
         assert_eq!(best(&table, 50), Some((1, GrantState::Revoked)));
         assert!(table.revoke(GrantId::new(2), wall(1), "none").is_none());
+    }
+
+    #[test]
+    fn a_grant_is_dropped_a_day_after_its_expiry_and_leaves_nothing() {
+        const SECOND: u64 = 1_000_000_000;
+        const DAY: u64 = 24 * 60 * 60;
+        let until = |id, seconds| {
+            let mut grant = grant(id, "bot", &["mail", "web"], 0, seconds * SECOND);
+            grant.expires = wall(seconds);
+            grant
+        };
+        let mut spent = counted(until(2, 100), 1, 1);
+        spent.revoked = Some(Revocation { at: wall(1), reason: "done".into() });
+        let mut table = table(&[until(1, 100), spent, until(3, 101), until(4, 900 + DAY)]);
+        let mut dropped = |seconds| -> Vec<u64> {
+            let ids = table.drop_outdated(seconds * SECOND, wall(seconds));
+            ids.into_iter().map(GrantId::get).collect()
+        };
+        assert_eq!(dropped(DAY + 99), []);
+        assert_eq!(dropped(DAY + 100), [1, 2]);
+        assert_eq!(dropped(DAY + 101), [3]);
+        assert_eq!(dropped(DAY + 899), []);
+        assert_eq!(best(&table, 100 * SECOND), Some((4, GrantState::Live)));
+        table.drop_outdated(u64::MAX, wall(0));
+        assert!(table.is_empty() && table.by_tool.is_empty());
+    }
+
+    #[test]
+    fn the_wall_clock_alone_drops_no_grant_and_keeps_none_for_ever() {
+        let mut grant = grant(1, "bot", &["mail"], 0, 100);
+        grant.expires = wall(0);
+        let two_days = wall(48 * 60 * 60);
+        assert!(!grant.is_outdated(99, two_days), "it lives by the clock of decisions");
+        assert!(grant.is_outdated(100, two_days), "it expired before the host was started");
+        assert!(!grant.is_outdated(100, wall(10)));
     }
 
     #[test]

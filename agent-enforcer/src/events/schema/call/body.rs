@@ -90,6 +90,7 @@ pub(in crate::events::schema) struct CallExtension<'a> {
     pub(super) outcome: Outcome,
     pub(super) reason: &'static str,
     pub(super) audited_reason: Option<&'static str>,
+    pub(super) miss_reason: Option<&'static str>,
     pub(super) remedy: &'static str,
     pub(super) generation: u64,
     pub(super) hook: &'static str,

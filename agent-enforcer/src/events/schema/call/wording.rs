@@ -54,15 +54,11 @@ pub(super) const fn wording(outcome: Outcome) -> Wording {
     }
 }
 
-pub(super) fn severity(
-    outcome: Outcome,
-    reason: Reason,
-    audited_reason: Option<Reason>,
-) -> Severity {
+/// `reason`: the one that says most about a denial, made or only audited.
+pub(super) const fn severity(outcome: Outcome, reason: Reason) -> Severity {
     match outcome {
         Outcome::Allowed | Outcome::Stalled => Severity::Informational,
-        Outcome::Denied => severity_of_denial(reason),
-        Outcome::Audited => audited_reason.map_or(Severity::Low, severity_of_denial),
+        Outcome::Denied | Outcome::Audited => severity_of_denial(reason),
     }
 }
 
@@ -76,6 +72,7 @@ const fn severity_of_denial(reason: Reason) -> Severity {
         | Reason::CallerGone
         | Reason::Stalled => Severity::Informational,
         Reason::NoGrant
+        | Reason::DeniedOnMiss
         | Reason::GrantNotYetValid
         | Reason::GrantExpired
         | Reason::GrantUsedUp
