@@ -71,7 +71,6 @@ fn offsets_from(path: &Path) -> Result<Offsets, BtfError> {
         super_block_s_dev: field("super_block", "s_dev")?,
         sock_sk_socket: field("sock", "sk_socket")?,
         socket_file: field("socket", "file")?,
-        kernfs_node_name: field("kernfs_node", "name")?,
     })
 }
 
