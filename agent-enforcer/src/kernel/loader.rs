@@ -152,9 +152,9 @@ const PROGRAMS: [(&str, Attach); 13] = [
 impl Kernel {
     /// Loads programs and maps; maps of an earlier daemon are reused. Nothing is in force yet.
     pub fn load(config: KernelConfig) -> Result<(Self, Maps), LoadError> {
-        let offsets = btf::offsets()?;
-        let pins = Pins::new(&config.bpffs)?;
+        let pins = Pins::take(&config.bpffs)?;
         pins.create()?;
+        let offsets = btf::offsets()?;
         let paths: Vec<_> = names::MAPS.iter().map(|name| (*name, pins.map(name))).collect();
         let mut loader = EbpfLoader::new();
         loader
