@@ -125,6 +125,13 @@ impl SelectorPlan {
         matching.fold(TermSet::EMPTY, |all, (_, terms)| union(all, *terms))
     }
 
+    /// Whether a process of this cgroup and user would be an agent's with some executable.
+    pub fn some_executable_is_claimed(&self, cgroup_path: &str, uid: u32) -> bool {
+        let all =
+            self.executables.iter().fold(TermSet::EMPTY, |all, (_, terms)| union(all, *terms));
+        self.classify(cgroup_path, uid, all).is_some()
+    }
+
     /// The term that claims a process, as the kernel side finds it. `named`: the terms that its
     /// executable satisfies. Take them by the file itself: a path is as its process sees it.
     pub fn classify(&self, cgroup_path: &str, uid: u32, named: TermSet) -> Option<&PlannedTerm> {
@@ -307,6 +314,14 @@ mod tests {
         // The deeper cgroup is less specific here: two selectors beat one.
         assert_eq!(claims(&plan, "/a/b", 7, "/e").as_deref(), Some("wide"));
         assert_eq!(claims(&plan, "/a/b", 8, "/e").as_deref(), Some("near"));
+    }
+
+    #[test]
+    fn an_unknown_executable_matters_only_where_one_would_be_claimed() {
+        let plan = plan(&[("bot", "[[\"unix:uid:7\", \"unix:path:/opt/*\"], [\"unix:uid:9\"]]")]);
+        assert!(plan.some_executable_is_claimed("/", 7));
+        assert!(!plan.some_executable_is_claimed("/", 8));
+        assert_eq!(claims(&plan, "/", 7, "/bin/sh"), None);
     }
 
     #[test]
