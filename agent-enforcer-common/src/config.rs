@@ -57,8 +57,6 @@ pub struct Offsets {
     pub sock_sk_socket: u32,
     /// `socket.file`
     pub socket_file: u32,
-    /// `kernfs_node.name`
-    pub kernfs_node_name: u32,
 }
 
 /// Limits and budgets. Set before load.
@@ -114,7 +112,7 @@ impl StateWord {
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 27 * 4);
+    assert!(size_of::<Offsets>() == 26 * 4);
     assert!(size_of::<Limits>() == 24);
     assert!(size_of::<AgentProfile>() == 8);
 };

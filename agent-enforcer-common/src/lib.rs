@@ -19,6 +19,7 @@ pub mod process;
 pub mod reason;
 pub mod record;
 pub mod tag;
+pub mod unit;
 pub mod verdict;
 
 /// Version of every layout in this crate. Pinned maps of another version are never reused.

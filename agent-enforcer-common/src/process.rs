@@ -132,7 +132,7 @@ pub struct SelectorDefaults {
 pub enum PatternScope {
     /// The whole path from the root of the hierarchy.
     Path = 1,
-    /// The last component, outside user.slice (users name units there as they like).
+    /// The name of a systemd unit; the unit's own cgroup matches, nothing else does.
     SystemUnit = 2,
 }
 

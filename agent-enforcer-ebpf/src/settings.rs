@@ -31,7 +31,6 @@ static OFFSETS: Offsets = Offsets {
     super_block_s_dev: 0,
     sock_sk_socket: 0,
     socket_file: 0,
-    kernfs_node_name: 0,
 };
 
 #[unsafe(no_mangle)]

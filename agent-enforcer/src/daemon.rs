@@ -65,7 +65,7 @@ pub fn run(args: RunArgs) -> Result<()> {
 
 /// Removes the pins that an ended daemon left; returns what was there.
 pub fn detach_offline(bpffs: &Path, reason: &str) -> Result<Vec<String>> {
-    let pins = Pins::new(bpffs)?;
+    let pins = Pins::take(bpffs)?;
     let programs = if pins.in_force() { Kernel::programs() } else { Vec::new() };
     pins.remove_all()?;
     // No daemon, no events file: the system's log keeps the evidence.

@@ -151,15 +151,20 @@ impl Daemon {
 
     /// Runs a command of the operator, with JSON output.
     pub fn cli(&self, arguments: &[&str]) -> Output {
-        Command::new(binaries::daemon())
-            .arg("--runtime-dir")
-            .arg(self.path("run"))
-            .args(["--output", "json"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .expect("the daemon's binary runs")
+        cli(&self.path("run"), arguments)
     }
+}
+
+/// Runs a command of the operator, for the daemon of a runtime directory.
+pub fn cli(runtime_directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(binaries::daemon())
+        .arg("--runtime-dir")
+        .arg(runtime_directory)
+        .args(["--output", "json"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the daemon's binary runs")
 }
 
 impl Drop for Daemon {

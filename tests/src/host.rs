@@ -233,7 +233,8 @@ impl TestHost {
         mount("bpf", &bpffs, "bpf", MountFlags::empty(), None::<&std::ffi::CStr>)
             .expect("a bpf file system; T1 tests need a kernel with BPF");
         let mounted = Mounted(bpffs);
-        let cgroup = Cgroup::create(&format!("ae-t1-{}-{number}", std::process::id()));
+        // A slice: what is made in it can be a unit, as below system.slice.
+        let cgroup = Cgroup::create(&format!("ae-t1-{}-{number}.slice", std::process::id()));
         let network = Network::new();
         let addresses: Vec<_> = HOSTS
             .iter()

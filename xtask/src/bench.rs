@@ -10,6 +10,7 @@ mod costs;
 mod decisions;
 mod report;
 mod stalls;
+mod starts;
 mod statistics;
 mod world;
 
@@ -58,6 +59,8 @@ enum RowId {
     StallAddedP99,
     /// Answers per second of processor time
     DecisionsPerS,
+    /// From the daemon's exec to enforcement
+    StartToEnforcing,
 }
 
 /// Measures.
@@ -101,6 +104,9 @@ fn measure(daemon: PathBuf, wanted: &dyn Fn(RowId) -> bool, report: &mut Report)
         }
         if wanted(RowId::DecisionsPerS) {
             report.add(decisions::row(&world)?);
+        }
+        if wanted(RowId::StartToEnforcing) {
+            report.add(starts::row(&mut world)?);
         }
         Ok(())
     })();

@@ -6,7 +6,8 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
-    os::unix::process::CommandExt,
+    io::ErrorKind,
+    os::unix::{net::UnixDatagram, process::CommandExt},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -24,6 +25,8 @@ use crate::{
 
 const START_LIMIT: Duration = Duration::from_secs(15);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks at whether a starting daemon has ended.
+const READY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A daemon and everything it was given.
 pub(crate) struct Daemon {
@@ -31,6 +34,7 @@ pub(crate) struct Daemon {
     policy: PathBuf,
     state: PathBuf,
     runtime: PathBuf,
+    ready: PathBuf,
     events: PathBuf,
     log: PathBuf,
     options: Vec<OsString>,
@@ -53,6 +57,7 @@ impl Daemon {
             policy: folder.child("policies")?,
             state: folder.child("state")?,
             runtime: folder.child("runtime")?,
+            ready: folder.file("ready.sock"),
             events: folder.file("events.jsonl"),
             log: folder.file("daemon.log"),
             options: options.iter().map(OsString::from).collect(),
@@ -64,23 +69,25 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Starts it and waits until it answers; returns how long that took.
+    /// Starts it and waits until it says that it enforces; returns how long that took.
     pub(crate) fn start(&mut self) -> Result<Duration> {
-        let begin = Instant::now();
+        let ready = self.ready_socket()?;
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = self.run_command();
         // Its own process group: a Ctrl-C at the terminal must not end it before its agents.
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.env("NOTIFY_SOCKET", &self.ready);
+        let begin = Instant::now();
         let child = command.spawn().with_context(|| {
             format!("can't start {}; build it with `cargo xtask build`", self.program.display())
         })?;
         self.child = Some(child);
         self.detached = false;
-        wait::for_answer("the daemon to answer", START_LIMIT, || {
+        wait::for_answer("the daemon to enforce", START_LIMIT, || {
             if let Some(status) = self.ended()? {
                 bail!("it ended ({status})");
             }
-            Ok(self.control(&["status"]).ok())
+            told_ready(&ready)
         })
         .with_context(|| format!("the daemon did not start; its log:\n{}\n", self.last_words()))?;
         Ok(begin.elapsed())
@@ -112,6 +119,11 @@ impl Daemon {
     /// Stops it in order; enforcement stays.
     pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
         self.end(Signal::TERM)
+    }
+
+    /// Kills it; enforcement stays.
+    pub(crate) fn kill(&mut self) -> Result<ExitStatus> {
+        self.end(Signal::KILL)
     }
 
     /// Ends enforcement, and the daemon with it.
@@ -162,6 +174,16 @@ impl Daemon {
         command
     }
 
+    /// Where it will say what systemd is told.
+    fn ready_socket(&self) -> Result<UnixDatagram> {
+        if self.ready.exists() {
+            fs::remove_file(&self.ready).context("can't remove the socket of an earlier start")?;
+        }
+        let socket = UnixDatagram::bind(&self.ready).context("can't make a socket")?;
+        socket.set_read_timeout(Some(READY_PAUSE))?;
+        Ok(socket)
+    }
+
     fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let Some(child) = &mut self.child else { return Ok(None) };
         let status = child.try_wait().context("can't ask for the daemon's end")?;
@@ -180,6 +202,20 @@ impl Daemon {
 
     fn await_end(&mut self) -> Result<ExitStatus> {
         wait::for_answer("the daemon to end", STOP_LIMIT, || self.ended())
+    }
+}
+
+fn told_ready(socket: &UnixDatagram) -> Result<Option<()>> {
+    let mut buffer = [0; 256];
+    match socket.recv(&mut buffer) {
+        Ok(length) => {
+            let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+            Ok(text.lines().any(|line| line == "READY=1").then_some(()))
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+            Ok(None)
+        }
+        Err(error) => Err(error).context("can't hear from the daemon"),
     }
 }
 

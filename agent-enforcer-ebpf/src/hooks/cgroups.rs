@@ -14,6 +14,7 @@ use agent_enforcer_common::{
         TERM_WORDS, TermSet,
     },
     record::{Counter, RecordKind},
+    unit::{UnitState, UnitStep},
 };
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_loop, programs::RawTracePointContext};
 
@@ -32,8 +33,6 @@ use crate::{
 
 /// Steps of one comparison; a pattern with several `**` over a long path needs some thousands.
 const STEP_LIMIT: u32 = 1 << 16;
-/// Below it users name cgroups as they like.
-const USER_SLICE: [u8; 11] = *b"/user.slice";
 
 /// `(struct cgroup *cgrp, const char *path)`
 #[inline(always)]
@@ -50,10 +49,13 @@ pub(crate) fn mkdir(ctx: &RawTracePointContext) {
     let Some(id) = cgroup.id() else { return };
     let Some(scratch) = selectors::scratch() else { return };
     let Some(path_length) = copy_string(Address::new(path), &mut scratch.path) else { return };
-    let Some(name_length) = cgroup.name(&mut scratch.name) else { return };
     scratch.path_length = path_length;
-    scratch.name_length = name_length;
-    scratch.below_user_slice = u32::from(is_below_user_slice(scratch));
+    scratch.unit = UnitState::default();
+    scratch.unit_start = 0;
+    // SAFETY: the callback has the signature that the helper demands (5.17), and no context.
+    unsafe {
+        bpf_loop(PATH_BYTES as u32 + 1, find_unit as *mut c_void, core::ptr::null_mut(), 0);
+    }
     let mut slot = 0;
     while slot < SELECTOR_SLOTS {
         compare(id, slot);
@@ -90,7 +92,7 @@ fn compare(id: u64, slot: u32) {
     scratch.any_match = 0;
     let patterns =
         if defaults.patterns < PATTERN_LIMIT { defaults.patterns } else { PATTERN_LIMIT };
-    // SAFETY: the callback has the signature that the helper demands (5.17), and no context.
+    // SAFETY: as in `mkdir`.
     unsafe {
         bpf_loop(patterns, compare_one as *mut c_void, core::ptr::null_mut(), 0);
     }
@@ -103,18 +105,21 @@ fn compare(id: u64, slot: u32) {
     }
 }
 
-#[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "the loop's own condition bounds the index")]
-fn is_below_user_slice(scratch: &Scratch) -> bool {
-    let mut position = 0;
-    while position < USER_SLICE.len() {
-        if scratch.path[position] != USER_SLICE[position] {
-            return false;
+/// One step of the search for the unit that the cgroup is of. Returns 1 to stop.
+extern "C" fn find_unit(_turn: u64, _context: *mut c_void) -> u64 {
+    let Some(scratch) = selectors::scratch() else { return 1 };
+    let Scratch { unit, path, path_length, .. } = scratch;
+    match unit.step(|position| byte(path, *path_length, position)) {
+        UnitStep::Again => 0,
+        UnitStep::Unit { start, end } => {
+            // Above it everything is a slice: only a unit's own cgroup ends here.
+            if end == *path_length {
+                scratch.unit_start = start;
+            }
+            1
         }
-        position += 1;
+        UnitStep::NoUnit => 1,
     }
-    // Not /user.slice-of-mine.
-    scratch.path[position] == b'/' || scratch.path[position] == 0
 }
 
 /// One pattern. Returns 0 to go on.
@@ -122,13 +127,17 @@ fn is_below_user_slice(scratch: &Scratch) -> bool {
 extern "C" fn compare_one(turn: u64, _context: *mut c_void) -> u64 {
     let Some(scratch) = selectors::scratch() else { return 1 };
     let Some(pattern) = selectors::pattern(scratch.slot, low_half(turn)) else { return 1 };
-    if pattern.scope == PatternScope::SystemUnit as u32 && scratch.below_user_slice != 0 {
-        return 0;
+    scratch.text_start = 0;
+    if pattern.scope == PatternScope::SystemUnit as u32 {
+        if scratch.unit_start == 0 {
+            return 0;
+        }
+        scratch.text_start = scratch.unit_start;
     }
     scratch.position = low_half(turn);
     scratch.glob = GlobState::default();
     scratch.matches = 0;
-    // SAFETY: as in `compare`.
+    // SAFETY: as in `mkdir`.
     unsafe {
         bpf_loop(STEP_LIMIT, step_one as *mut c_void, core::ptr::null_mut(), 0);
     }
@@ -149,17 +158,10 @@ extern "C" fn compare_one(turn: u64, _context: *mut c_void) -> u64 {
 extern "C" fn step_one(_turn: u64, _context: *mut c_void) -> u64 {
     let Some(scratch) = selectors::scratch() else { return 1 };
     let Some(pattern) = selectors::pattern(scratch.slot, scratch.position) else { return 1 };
-    let whole_path = pattern.scope == PatternScope::Path as u32;
-    let Scratch { glob, path, name, path_length, name_length, .. } = scratch;
+    let Scratch { glob, path, path_length, text_start, .. } = scratch;
     let step = glob.step(
         |position| pattern_byte(pattern, position),
-        |position| {
-            if whole_path {
-                byte(path, *path_length, position)
-            } else {
-                byte(name, *name_length, position)
-            }
-        },
+        |position| byte(path, *path_length, *text_start + position),
     );
     match step {
         GlobStep::Again => 0,
@@ -181,14 +183,14 @@ fn pattern_byte(pattern: &CgroupPattern, position: u32) -> Option<u8> {
     Some(pattern.glob[position])
 }
 
-/// VERIFIER: the mask bounds the index; lengths are powers of two.
+/// VERIFIER: the mask bounds the index.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "the mask bounds the index")]
-fn byte<const N: usize>(text: &[u8; N], length: u32, position: u32) -> Option<u8> {
+fn byte(path: &[u8; PATH_BYTES], length: u32, position: u32) -> Option<u8> {
     if position >= length {
         return None;
     }
-    Some(text[position as usize & (N - 1)])
+    Some(path[position as usize & (PATH_BYTES - 1)])
 }
 
 const _: () = assert!(PATH_BYTES.is_power_of_two());

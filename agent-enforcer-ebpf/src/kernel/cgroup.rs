@@ -41,13 +41,6 @@ impl Cgroup {
         let css = self.0.follow(offset!(cgroup_self) + offset!(css_parent))?;
         css.follow(offset!(css_cgroup)).map(Self)
     }
-
-    /// Copies the last component of the path; its length, without the terminator.
-    #[inline(always)]
-    pub(crate) fn name(self, into: &mut [u8]) -> Option<u32> {
-        let name = self.0.follow(offset!(cgroup_kn))?.follow(offset!(kernfs_node_name))?;
-        copy_string(name, into)
-    }
 }
 
 /// Copies a string; its length, without the terminator.

@@ -10,6 +10,7 @@ use agent_enforcer_common::{
         CgroupKey, CgroupPattern, ExecutableKey, PATTERN_LIMIT, SELECTOR_SLOTS, SelectorDefaults,
         TERM_LIMIT, TermSet, UserKey,
     },
+    unit::UnitState,
 };
 use aya_ebpf::{
     macros::map,
@@ -53,11 +54,14 @@ pub(crate) const PATH_BYTES: usize = 1024;
 #[repr(C)]
 pub(crate) struct Scratch {
     pub(crate) terms: TermSet,
+    pub(crate) unit: UnitState,
     pub(crate) glob: GlobState,
     pub(crate) slot: u32,
     pub(crate) path_length: u32,
-    pub(crate) name_length: u32,
-    pub(crate) below_user_slice: u32,
+    /// Where the unit's name begins that the cgroup is of; 0 is none.
+    pub(crate) unit_start: u32,
+    /// Where the part of the path begins that the pattern is compared with.
+    pub(crate) text_start: u32,
     /// The pattern under comparison.
     pub(crate) position: u32,
     /// Whether it matches.
@@ -66,7 +70,6 @@ pub(crate) struct Scratch {
     pub(crate) any_match: u32,
     pub(crate) _pad: u32,
     pub(crate) path: [u8; PATH_BYTES],
-    pub(crate) name: [u8; 256],
 }
 
 #[map]

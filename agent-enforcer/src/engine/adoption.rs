@@ -3,6 +3,8 @@
 //! First what an earlier daemon's kernel side has tagged, then a scan of /proc until a whole pass
 //! finds nobody new. A process that is tagged here takes its sockets along.
 
+use std::collections::BTreeMap;
+
 use agent_enforcer_common::{
     config::StateWord,
     id::{AgentId, ExecId, InstanceId},
@@ -64,19 +66,21 @@ impl Engine {
             agent_id: &|name| agent_ids.get(name).copied(),
             maps: &mut self.processes,
             verdicts: &mut self.verdicts,
-            unreadable: Vec::new(),
+            unjudged: BTreeMap::new(),
             failure: None,
         };
         let adoption = adopt(&mut scanner, &mut tagger)?;
-        let Tagger { unreadable, failure, .. } = tagger;
+        let Tagger { unjudged, failure, .. } = tagger;
         if let Some(failure) = failure {
             return Err(failure);
         }
-        for error in unreadable {
-            tracing::warn!(%error, "a running process could not be judged");
+        if let Some(what) = unjudged_summary(&unjudged) {
+            tracing::warn!("{what}");
             self.tell(DaemonEvent::Alarm {
-                what: format!("a running process could not be judged: {error}"),
-                remedy: "restart the process, so that it is judged when it executes".to_owned(),
+                what,
+                remedy: "restart what may be an agent's, so that it is judged when it executes; \
+                         where a security module hides it, permit the daemon to read it"
+                    .to_owned(),
             });
         }
         self.take_in(adoption);
@@ -140,7 +144,8 @@ struct Tagger<'a> {
     agent_id: &'a dyn Fn(&str) -> Option<AgentId>,
     maps: &'a mut ProcessMaps,
     verdicts: &'a mut Verdicts,
-    unreadable: Vec<String>,
+    /// Why, by pid.
+    unjudged: BTreeMap<u32, String>,
     failure: Option<AdoptionError>,
 }
 
@@ -155,6 +160,21 @@ impl Tagger<'_> {
         let named = named.unwrap_or(TermSet::EMPTY);
         let term = self.plan.classify(&process.cgroup, process.uid, named)?;
         (self.agent_id)(&term.agent)
+    }
+
+    /// A process that nothing matches, but that a selector of its unknown executable could.
+    fn note_if_missed(&mut self, process: &ScannedProcess) {
+        let why = match &process.image {
+            ScannedImage::None
+            | ScannedImage::Executable(ScannedExecutable { device: Some(_), .. }) => return,
+            ScannedImage::Executable(ScannedExecutable { device: None, .. }) => {
+                "its executable is on no mount that can be seen".to_owned()
+            }
+            ScannedImage::Unreadable(kind) => format!("its executable can't be read: {kind}"),
+        };
+        if self.plan.some_executable_is_claimed(&process.cgroup, process.uid) {
+            self.unjudged.insert(process.pid, format!("process {}: {why}", process.pid));
+        }
     }
 
     /// Tags a process as the kernel side would have.
@@ -191,6 +211,17 @@ impl Tagger<'_> {
         self.maps.processes.insert(process.pid, tag, 0).map_err(failed(names::PROCS))?;
         Ok(tag)
     }
+}
+
+/// One sentence about all of them; `None` where there are none.
+fn unjudged_summary(unjudged: &BTreeMap<u32, String>) -> Option<String> {
+    const EXAMPLES: usize = 5;
+    let examples: Vec<&str> = unjudged.values().map(String::as_str).take(EXAMPLES).collect();
+    let more = if unjudged.len() > examples.len() { "; ..." } else { "" };
+    (!examples.is_empty()).then(|| {
+        let (count, examples) = (unjudged.len(), examples.join("; "));
+        format!("running processes that could not be judged: {count} ({examples}{more})")
+    })
 }
 
 /// Tags the sockets that a process has already; those that it makes from now on are tagged by the
@@ -250,7 +281,10 @@ impl Judge for Tagger<'_> {
         let (agent, parent) = match (parent, own) {
             (Some(parent), _) => (parent.agent, Some(parent)),
             (None, Some(agent)) => (agent, None),
-            (None, None) => return Judgement::NoAgent,
+            (None, None) => {
+                self.note_if_missed(process);
+                return Judgement::NoAgent;
+            }
         };
         match self.tag(process, agent, parent) {
             Ok(tag) => {
@@ -277,7 +311,7 @@ impl Judge for Tagger<'_> {
     }
 
     fn unreadable(&mut self, error: &ScanError) {
-        self.unreadable.push(error.to_string());
+        self.unjudged.insert(error.pid, error.to_string());
     }
 }
 
@@ -289,5 +323,25 @@ impl Verdicts {
         let next = self.word(StateWord::NextId)? + STRIDE;
         self.set(StateWord::NextId, next)?;
         Ok(next - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_unjudged_processes_are_one_sentence() {
+        let unjudged = |pids: std::ops::Range<u32>| -> BTreeMap<u32, String> {
+            pids.map(|pid| (pid, format!("process {pid}: gone dark"))).collect()
+        };
+        assert_eq!(unjudged_summary(&unjudged(0..0)), None);
+        assert_eq!(
+            unjudged_summary(&unjudged(1..2)).unwrap(),
+            "running processes that could not be judged: 1 (process 1: gone dark)"
+        );
+        let many = unjudged_summary(&unjudged(1..1000)).unwrap();
+        assert!(many.contains("judged: 999 (process 1: gone dark; process 2:"), "{many}");
+        assert!(many.ends_with("process 5: gone dark; ...)"), "{many}");
     }
 }

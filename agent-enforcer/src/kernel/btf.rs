@@ -3,10 +3,11 @@
 //! In: /sys/kernel/btf/vmlinux. Out: [`Offsets`], or the name of the field that is missing.
 //! Offsets of another kernel would be wrong without any error, so none is ever assumed.
 
-use std::path::Path;
+use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
 
 use agent_enforcer_common::config::Offsets;
-use btf_rs::{Btf, Type};
+use btf_rs::{Backend, Btf, Type};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Where the kernel shows its types (5.4, `CONFIG_DEBUG_INFO_BTF`).
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -38,7 +39,9 @@ pub fn offsets() -> Result<Offsets, BtfError> {
 }
 
 fn offsets_from(path: &Path) -> Result<Offsets, BtfError> {
-    let btf = Btf::from_file(path)
+    // A host may forbid files in memory (vm.memfd_noexec).
+    let btf = mapped(path)
+        .or_else(|_unmapped| Btf::from_file(path))
         .map_err(|source| BtfError::Read { path: path.display().to_string(), source })?;
     let field = |of: &str, name: &str| {
         field_offset(&btf, of, name)
@@ -71,8 +74,15 @@ fn offsets_from(path: &Path) -> Result<Offsets, BtfError> {
         super_block_s_dev: field("super_block", "s_dev")?,
         sock_sk_socket: field("sock", "sk_socket")?,
         socket_file: field("socket", "file")?,
-        kernfs_node_name: field("kernfs_node", "name")?,
     })
+}
+
+/// The types as a map of their bytes: a few are looked up out of a hundred thousand, all of which
+/// would be built otherwise. The kernel's own file can be mapped from 6.16 on only, so a copy is.
+fn mapped(path: &Path) -> Result<Btf, btf_rs::Error> {
+    let mut copy = File::from(memfd_create(c"btf", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
+    io::copy(&mut File::open(path)?, &mut copy)?;
+    Btf::from_file_with_backend(format!("/proc/self/fd/{}", copy.as_raw_fd()), Backend::Mmap)
 }
 
 /// Offset of a field in bytes, looking into anonymous members.
@@ -104,7 +114,7 @@ mod tests {
 
     #[test]
     fn finds_fields_inside_anonymous_members() {
-        let btf = Btf::from_file(VMLINUX).unwrap();
+        let btf = mapped(Path::new(VMLINUX)).unwrap();
         assert!(field_offset(&btf, "task_struct", "tgid").unwrap() > 0);
         assert_eq!(field_offset(&btf, "task_struct", "no_such_field"), None);
         assert!(offsets().is_ok());

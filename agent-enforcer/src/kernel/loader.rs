@@ -3,7 +3,7 @@
 //! In: the object inside this binary, settings, a cgroup, a BPF file system. Out: programs in
 //! force and their maps. On an error nothing new is in force and what was in force still is.
 
-use std::{fs::File, path::PathBuf};
+use std::{collections::HashMap, fs::File, panic::resume_unwind, path::PathBuf, thread};
 
 use agent_enforcer_common::{config::Limits, names};
 use aya::{
@@ -152,9 +152,9 @@ const PROGRAMS: [(&str, Attach); 13] = [
 impl Kernel {
     /// Loads programs and maps; maps of an earlier daemon are reused. Nothing is in force yet.
     pub fn load(config: KernelConfig) -> Result<(Self, Maps), LoadError> {
-        let offsets = btf::offsets()?;
-        let pins = Pins::new(&config.bpffs)?;
+        let pins = Pins::take(&config.bpffs)?;
         pins.create()?;
+        let offsets = btf::offsets()?;
         let paths: Vec<_> = names::MAPS.iter().map(|name| (*name, pins.map(name))).collect();
         let mut loader = EbpfLoader::new();
         loader
@@ -167,10 +167,7 @@ impl Kernel {
             loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT)?;
-        for (name, attach) in PROGRAMS {
-            load_program(&mut ebpf, name, attach)
-                .map_err(|source| LoadError::Program { name, source })?;
-        }
+        load_programs(&mut ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         Ok((Self { ebpf, config, pins, links: Vec::new() }, maps))
     }
@@ -219,8 +216,25 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program
     ebpf.program_mut(name).ok_or(LoadError::NoProgram { name })
 }
 
-fn load_program(ebpf: &mut Ebpf, name: &str, attach: Attach) -> Result<(), ProgramError> {
-    let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
+/// All at the same time: the verifier takes longest of all that starting takes, and has no lock for
+/// those with `CAP_BPF` (kernel/bpf/verifier.c `bpf_check`).
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let mut programs: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    thread::scope(|scope| {
+        let mut loads = Vec::with_capacity(PROGRAMS.len());
+        for (name, attach) in PROGRAMS {
+            let program = programs.remove(name).ok_or(LoadError::NoProgram { name })?;
+            loads.push((name, scope.spawn(move || load_program(program, attach))));
+        }
+        for (name, load) in loads {
+            let loaded = load.join().unwrap_or_else(|panic| resume_unwind(panic));
+            loaded.map_err(|source| LoadError::Program { name, source })?;
+        }
+        Ok(())
+    })
+}
+
+fn load_program(program: &mut Program, attach: Attach) -> Result<(), ProgramError> {
     match attach {
         Attach::SockAddr => <&mut CgroupSockAddr>::try_from(program)?.load(),
         Attach::Sock => <&mut CgroupSock>::try_from(program)?.load(),

@@ -2,16 +2,23 @@
 //!
 //! Links live at `<bpffs>/agent-enforcer/v<ABI>/links/<program>`, maps at `.../maps/<map>`. A new
 //! daemon of the same ABI reuses the maps and replaces each link in one rename, so that there is
-//! no moment without enforcement.
+//! no moment without enforcement. Two daemons would undo each other's verdicts, so [`Pins`] holds a
+//! lock, which ends with the process.
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
 use agent_enforcer_common::ABI_VERSION;
-use rustix::fs::statfs;
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock, open, statfs},
+    io::Errno,
+};
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -34,6 +41,12 @@ pub enum PinsError {
         /// Its owner.
         owner: u32,
     },
+    /// A second daemon on the same pins.
+    #[error("{} is held by a running daemon; stop that daemon, or give another `--bpffs`", path.display())]
+    Held {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file operation failed.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
@@ -46,15 +59,16 @@ pub enum PinsError {
     },
 }
 
-/// The pins of one BPF file system.
-#[derive(Debug, Clone)]
+/// The pins of one BPF file system; while this lives, nobody else's.
+#[derive(Debug)]
 pub struct Pins {
     root: PathBuf,
+    _lock: OwnedFd,
 }
 
 impl Pins {
-    /// The pins below `bpffs`, which need not exist yet.
-    pub fn new(bpffs: &Path) -> Result<Self, PinsError> {
+    /// Takes the pins below `bpffs`; there need not be any yet.
+    pub fn take(bpffs: &Path) -> Result<Self, PinsError> {
         let found = statfs(bpffs).map_err(|source| PinsError::Io {
             what: "look at",
             path: bpffs.to_owned(),
@@ -63,26 +77,15 @@ impl Pins {
         if found.f_type != BPF_FS_MAGIC {
             return Err(PinsError::NotBpffs { path: bpffs.to_owned() });
         }
-        Ok(Self { root: bpffs.join(DIRECTORY) })
+        let root = bpffs.join(DIRECTORY);
+        make_private(&root)?;
+        let lock = lock(&root)?;
+        Ok(Self { root, _lock: lock })
     }
 
-    /// Makes the directories, for root alone.
+    /// Makes the directories of this version.
     pub fn create(&self) -> Result<(), PinsError> {
-        for directory in [self.root.clone(), self.version(), self.maps(), self.links()] {
-            match fs::DirBuilder::new().mode(0o700).create(&directory) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    let owner = fs::symlink_metadata(&directory)
-                        .map_err(|source| io_error("look at", &directory, source))?
-                        .uid();
-                    if owner != 0 {
-                        return Err(PinsError::Foreign { path: directory, owner });
-                    }
-                }
-                Err(source) => return Err(io_error("make", &directory, source)),
-            }
-        }
-        Ok(())
+        [self.version(), self.maps(), self.links()].iter().try_for_each(|path| make_private(path))
     }
 
     fn version(&self) -> PathBuf {
@@ -114,8 +117,7 @@ impl Pins {
 
     /// Whether links of an earlier daemon are in force.
     pub fn in_force(&self) -> bool {
-        fs::read_dir(&self.root).is_ok_and(|mut versions| versions.next().is_some())
-            && fs::read_dir(self.links()).is_ok_and(|mut links| links.next().is_some())
+        fs::read_dir(self.links()).is_ok_and(|mut links| links.next().is_some())
     }
 
     /// Puts the waiting link in force; the one before ends with its last reference.
@@ -136,13 +138,38 @@ impl Pins {
     }
 
     /// Removes every pin: enforcement ends when the daemon lets go of its own references.
-    /// True if there was anything to remove.
-    pub fn remove_all(&self) -> Result<bool, PinsError> {
-        if !self.root.exists() {
-            return Ok(false);
+    pub fn remove_all(&self) -> Result<(), PinsError> {
+        remove_tree(&self.root)
+    }
+}
+
+/// A directory for root alone.
+fn make_private(directory: &Path) -> Result<(), PinsError> {
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let owner = fs::symlink_metadata(directory)
+                .map_err(|source| io_error("look at", directory, source))?
+                .uid();
+            if owner == 0 {
+                Ok(())
+            } else {
+                Err(PinsError::Foreign { path: directory.to_owned(), owner })
+            }
         }
-        remove_tree(&self.root)?;
-        Ok(true)
+        Err(source) => Err(io_error("make", directory, source)),
+    }
+}
+
+/// Of the directory that all versions share, so that an upgrade is held off too.
+fn lock(directory: &Path) -> Result<OwnedFd, PinsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let lock = open(directory, flags, Mode::empty())
+        .map_err(|errno| io_error("open", directory, errno.into()))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(PinsError::Held { path: directory.to_owned() }),
+        Err(errno) => Err(io_error("lock", directory, errno.into())),
     }
 }
 

@@ -80,13 +80,63 @@ fn recognises_hard_link_of_an_executable() {
     assert_agent(&host, &mut host.probe(&link, "anywhere", None));
 }
 
+/// A policy whose agent is the units `ae-t1@*.service`.
+fn units() -> String {
+    policy(r#"["systemd:id:ae-t1@*.service"]"#)
+}
+
+/// Cgroups below a slice, and whether they are of such a unit.
+const UNITS: [(&str, bool); 8] = [
+    ("ae-t1@1.service", true),
+    ("ae-t1@2.service/worker", true),
+    ("deep.slice/deep-er.slice/ae-t1@3.service", true),
+    ("ae-t1.service", false),
+    ("deep.slice/worker", false),
+    // Named by whoever the subtree was delegated to.
+    ("other.service/ae-t1@4.service", false),
+    ("other.service/sub.slice/ae-t1@5.service", false),
+    ("plain/ae-t1@6.service", false),
+];
+
+fn assert_units(host: &TestHost, program: &Path) {
+    for (cgroup, is_agent) in UNITS {
+        println!("{cgroup}");
+        let mut probe = host.probe(program, cgroup, None);
+        if is_agent {
+            assert_agent(host, &mut probe);
+        } else {
+            assert_stranger(host, &mut probe);
+        }
+    }
+}
+
 #[test]
 fn recognises_units_whose_cgroups_are_made_while_it_runs() {
-    let host = TestHost::builder().policy(&policy(r#"["systemd:id:ae-t1@*.service"]"#)).build();
-    let program = host.copy_of_probe("program");
-    assert_agent(&host, &mut host.probe(&program, "ae-t1@7.service", None));
-    assert_agent(&host, &mut host.probe(&program, "ae-t1@8.service/below", None));
-    assert_stranger(&host, &mut host.probe(&program, "ae-t1.service", None));
+    let host = TestHost::builder().policy(&units()).build();
+    assert_units(&host, &host.copy_of_probe("program"));
+}
+
+#[test]
+fn recognises_units_whose_cgroups_were_there_before_it_runs() {
+    let mut host = TestHost::builder().policy(&units()).stopped().build();
+    for (cgroup, _) in UNITS {
+        host.cgroup(cgroup);
+    }
+    host.daemon.start();
+    assert_units(&host, &host.copy_of_probe("program"));
+}
+
+#[test]
+fn adopts_processes_of_units_and_tells_the_unit() {
+    let mut host = TestHost::builder().policy(&units()).stopped().build();
+    let probe = agent_enforcer_tests::binaries::probe();
+    let mut unit = host.probe(probe, "deep.slice/ae-t1@1.service/worker", None);
+    let mut impostor = host.probe(probe, "other.service/ae-t1@2.service", None);
+    host.daemon.start();
+    assert_agent(&host, &mut unit);
+    assert_stranger(&host, &mut impostor);
+    let event = host.wait_denied("no_tool", unit.pid());
+    assert_eq!(event.own("unit"), "ae-t1@1.service");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Command lines and hosts on which a daemon must not start, and what it says about them.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt as _, symlink},
+};
 
-use agent_enforcer_tests::{TestHost, wait::SOON};
+use agent_enforcer_tests::{TestHost, daemon, wait::SOON};
 
 use crate::attempt::{Attempt, assert_nothing_pinned};
 
@@ -96,6 +99,37 @@ fn second_daemon_on_the_same_state_is_refused_and_the_first_goes_on() {
     assert!(agent.connect("standing", host.at(10)).is_ok());
     assert!(agent.connect("denied", host.at(20)).is_denied());
     host.wait_denied("no_grant", agent.pid());
+}
+
+#[test]
+fn second_daemon_on_the_same_pins_is_refused_and_the_first_goes_on() {
+    let mut host = TestHost::start();
+    let [run, state] = ["other-run", "other-state"].map(|name| host.directory().join(name));
+    fs::DirBuilder::new().mode(0o700).create(&state).expect("a new directory");
+    let second = || {
+        Attempt::on(&host)
+            .with("--runtime-dir", &run)
+            .with("--state-dir", &state)
+            .with("--events", host.directory().join("other-events.jsonl"))
+    };
+    second().refused().expect(1, &["bpf/agent-enforcer is held by a running daemon", "--bpffs"]);
+    let mut agent = host.agent("strict");
+    assert!(agent.connect("standing", host.at(10)).is_ok());
+    assert!(agent.connect("denied", host.at(20)).is_denied());
+    host.wait_denied("no_grant", agent.pid());
+
+    // Nor does a `detach` that finds no daemon pull the pins away under it.
+    let bpffs = host.daemon.bpffs().display().to_string();
+    let arguments = ["detach", "--yes", "--reason", "test", "--bpffs", &bpffs];
+    let detach = daemon::cli(&run, &arguments);
+    let error = String::from_utf8_lossy(&detach.stderr);
+    assert_eq!(detach.status.code(), Some(1), "{error}");
+    assert!(error.contains("is held by a running daemon"), "{error}");
+    assert!(agent.connect("denied again", host.at(20)).is_denied());
+
+    // The lock ends with its process.
+    host.daemon.kill();
+    assert!(host.daemon.start() < SOON);
 }
 
 #[test]

@@ -12,6 +12,9 @@ pub(super) enum Unit {
     /// Enforced by not enforced.
     #[serde(rename = "ratio")]
     Ratio,
+    /// Milliseconds.
+    #[serde(rename = "ms")]
+    Milliseconds,
     /// Microseconds.
     #[serde(rename = "us")]
     Microseconds,
@@ -83,6 +86,9 @@ impl Report {
         for Row { id, value, unit, reach, ok, runs, spread, note } in &self.rows {
             let (value, reach, spread) = match unit {
                 Unit::Ratio => (format!("{value:.3}"), format!("{reach}"), format!("{spread:.3}")),
+                Unit::Milliseconds => {
+                    (format!("{value:.0} ms"), format!("{reach} ms"), format!("{spread:.0} ms"))
+                }
                 Unit::Microseconds => {
                     (format!("{value:.1} us"), format!("{reach} us"), format!("{spread:.1} us"))
                 }

@@ -1,4 +1,4 @@
-//! Cgroups: the path of a process, the systemd unit behind a path, every cgroup with its id.
+//! Cgroups: the path of a process, every cgroup with its id.
 //!
 //! In: /proc/PID/cgroup and the v2 hierarchy. Out: paths from the root of the hierarchy (with a
 //! leading `/`), ids as `bpf_get_current_cgroup_id` tells them. Nothing here changes a cgroup.
@@ -65,18 +65,6 @@ pub(super) fn cgroup_of(process: &ProcDir, buffer: &mut Vec<u8>) -> Result<Strin
     v2_path(buffer)
         .map(|path| String::from_utf8_lossy(path).into_owned())
         .ok_or(ProcError::Malformed { file: "cgroup" })
-}
-
-/// The systemd unit that a cgroup belongs to: the first component below the slices, as systemd
-/// itself sees it. What lies below a unit was named by whoever the unit was delegated to.
-pub fn unit_of(cgroup: &str) -> Option<&str> {
-    const SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
-    let has_name =
-        |name: &str, suffix| name.strip_suffix(suffix).is_some_and(|stem| !stem.is_empty());
-    let first = cgroup.strip_prefix('/')?.split('/').find(|name| !has_name(name, ".slice"))?;
-    // systemd escapes names that could be taken for the kernel's own files.
-    let unit = first.strip_prefix('_').unwrap_or(first);
-    SUFFIXES.iter().any(|suffix| has_name(unit, suffix)).then_some(unit)
 }
 
 /// The `0::` line. No name contains a line feed: the kernel refuses it.

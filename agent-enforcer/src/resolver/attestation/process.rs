@@ -24,7 +24,7 @@ use std::{
     path::PathBuf,
 };
 
-use agent_enforcer_common::{reason::Reason, record::ProcessFacts};
+use agent_enforcer_common::{reason::Reason, record::ProcessFacts, unit::unit_of};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::OFlags,
@@ -32,7 +32,7 @@ use rustix::{
 };
 
 use super::{
-    cgroups::{cgroup_of, unit_of},
+    cgroups::cgroup_of,
     image::Executable,
     procfs::{ProcDir, ProcError, ProcRoot, same_start},
 };
@@ -171,7 +171,7 @@ impl ProcessReader {
         // A leader that exited first has left its cgroup; its threads have not.
         let member = thread.as_ref().unwrap_or(&directory);
         process.cgroup = cgroup_of(member, &mut self.buffer)?;
-        process.unit = unit_of(&process.cgroup).map(str::to_owned);
+        process.unit = unit_of(&process.cgroup).map(|(unit, _)| unit.to_owned());
         process.ancestors = self.ancestors(parent, start_ns);
 
         if has_ended(&pidfd)? { Err(ReadFailure::Gone) } else { Ok((executable, pidfd)) }

@@ -241,6 +241,9 @@ pub enum Problem {
     /// Not a systemd unit.
     #[error("{0} is not a unit name; write it with its type, like `systemd:id:agent@*.service`")]
     BadUnit(String),
+    /// Slices hold units and are none.
+    #[error("{0} is a slice, not a unit; name the units in it, or select it with `cgroup:path:`")]
+    SliceIsNoUnit(String),
     /// Not a user id.
     #[error("{0} is not a user id; write the number that `id -u USER` shows")]
     BadUser(String),

@@ -10,13 +10,11 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use agent_enforcer_common::{
     glob,
     process::{CgroupPattern, PATTERN_BYTES, PatternScope, SelectorDefaults, TERM_LIMIT, TermSet},
+    unit::unit_of,
 };
 
 use super::{CgroupSelector, Policy, Term};
 use crate::decision::Sha256Digest;
-
-/// Below it users name units as they like, so no unit selector holds there.
-const USER_SLICE: &str = "/user.slice";
 
 /// The selector tables of a policy.
 #[derive(Clone, Debug)]
@@ -127,6 +125,13 @@ impl SelectorPlan {
         matching.fold(TermSet::EMPTY, |all, (_, terms)| union(all, *terms))
     }
 
+    /// Whether a process of this cgroup and user would be an agent's with some executable.
+    pub fn some_executable_is_claimed(&self, cgroup_path: &str, uid: u32) -> bool {
+        let all =
+            self.executables.iter().fold(TermSet::EMPTY, |all, (_, terms)| union(all, *terms));
+        self.classify(cgroup_path, uid, all).is_some()
+    }
+
     /// The term that claims a process, as the kernel side finds it. `named`: the terms that its
     /// executable satisfies. Take them by the file itself: a path is as its process sees it.
     pub fn classify(&self, cgroup_path: &str, uid: u32, named: TermSet) -> Option<&PlannedTerm> {
@@ -181,12 +186,8 @@ fn pattern_matches(pattern: &CgroupPattern, path: &str) -> bool {
     if pattern.scope == PatternScope::Path as u32 {
         return glob::matches(glob, path.as_bytes());
     }
-    let below = path.strip_prefix(USER_SLICE);
-    if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-        return false;
-    }
-    let unit = path.rsplit('/').next().unwrap_or_default();
-    !unit.is_empty() && glob::matches(glob, unit.as_bytes())
+    unit_of(path)
+        .is_some_and(|(unit, below)| below.is_empty() && glob::matches(glob, unit.as_bytes()))
 }
 
 /// A cgroup and its ancestors: `/a/b`, `/a`, `/`.
@@ -285,15 +286,23 @@ mod tests {
     }
 
     #[test]
-    fn users_name_no_units_but_their_cgroups_have_paths() {
+    fn whoever_a_unit_is_delegated_to_names_no_units_but_its_cgroups_have_paths() {
         let plan = plan(&[
-            ("unit", "[[systemd:id:x.service]]"),
+            ("unit", "[[systemd:id:x.service], [systemd:id:session-3.scope]]"),
             ("path", "[[\"cgroup:path:/user.slice/**/y.service\"]]"),
         ]);
-        let below = "/user.slice/user-7.slice/user@7.service";
-        assert_eq!(claims(&plan, &format!("{below}/x.service"), 7, "/e"), None);
-        assert_eq!(claims(&plan, &format!("{below}/y.service"), 7, "/e").as_deref(), Some("path"));
-        assert_eq!(claims(&plan, "/user.slices/x.service", 7, "/e").as_deref(), Some("unit"));
+        let user = "/user.slice/user-7.slice";
+        for (cgroup, agent) in [
+            (format!("{user}/user@7.service/x.service"), None),
+            (format!("{user}/user@7.service/app.slice/x.service"), None),
+            (format!("{user}/user@7.service/app.slice/y.service"), Some("path")),
+            (format!("{user}/session-3.scope"), Some("unit")),
+            ("/system.slice/build.service/x.service".to_owned(), None),
+            ("/build/x.service".to_owned(), None),
+            ("/team.slice/team-a.slice/x.service/worker".to_owned(), Some("unit")),
+        ] {
+            assert_eq!(claims(&plan, &cgroup, 7, "/e").as_deref(), agent, "{cgroup}");
+        }
     }
 
     #[test]
@@ -305,6 +314,14 @@ mod tests {
         // The deeper cgroup is less specific here: two selectors beat one.
         assert_eq!(claims(&plan, "/a/b", 7, "/e").as_deref(), Some("wide"));
         assert_eq!(claims(&plan, "/a/b", 8, "/e").as_deref(), Some("near"));
+    }
+
+    #[test]
+    fn an_unknown_executable_matters_only_where_one_would_be_claimed() {
+        let plan = plan(&[("bot", "[[\"unix:uid:7\", \"unix:path:/opt/*\"], [\"unix:uid:9\"]]")]);
+        assert!(plan.some_executable_is_claimed("/", 7));
+        assert!(!plan.some_executable_is_claimed("/", 8));
+        assert_eq!(claims(&plan, "/", 7, "/bin/sh"), None);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Term {
 /// A glob over cgroups.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CgroupSelector {
-    /// `systemd:id:`, a unit outside user.slice.
+    /// `systemd:id:`, a unit of the system's manager.
     Unit(Arc<str>),
     /// `cgroup:path:`, the whole path from the root of the hierarchy.
     Path(Arc<str>),
@@ -153,6 +153,9 @@ fn unit(value: &str) -> Result<CgroupSelector, Problem> {
     let known = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*?".contains(c);
     if !value.chars().all(known) || !value.contains(['.', '*']) {
         return Err(Problem::BadUnit(quote(value)));
+    }
+    if value.ends_with(".slice") {
+        return Err(Problem::SliceIsNoUnit(quote(value)));
     }
     if value.chars().all(|c| "*?".contains(c)) {
         return Err(Problem::MatchesAll(quote(value)));

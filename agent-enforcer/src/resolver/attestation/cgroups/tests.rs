@@ -105,36 +105,6 @@ fn a_name_that_is_no_utf8_does_not_stop_the_list() {
 }
 
 #[test]
-fn the_unit_is_the_one_that_systemd_made() {
-    for (cgroup, unit) in [
-        ("/", None),
-        ("", None),
-        ("/system.slice", None),
-        ("/init.scope", Some("init.scope")),
-        ("/system.slice/agent.service", Some("agent.service")),
-        ("/system.slice/agent.service/worker", Some("agent.service")),
-        ("/system.slice/system-agent.slice/agent@7.service", Some("agent@7.service")),
-        ("/system.slice/docker-1a2b.scope", Some("docker-1a2b.scope")),
-        ("/system.slice/agent.socket", Some("agent.socket")),
-        ("/system.slice/_agent.service", Some("agent.service")),
-        ("/user.slice/user-1000.slice/session-3.scope", Some("session-3.scope")),
-        // Named by whoever the tree was delegated to, and so no one's identity.
-        ("/system.slice/agent.service/payments.service", Some("agent.service")),
-        (
-            "/user.slice/user-1000.slice/user@1000.service/app.slice/payments.service",
-            Some("user@1000.service"),
-        ),
-        ("/my-cgroup/payments.service", None),
-        ("/.service", None),
-        ("/.slice/payments.service", None),
-        ("agent.service", None),
-        ("/../agent.service", None),
-    ] {
-        assert_eq!(unit_of(cgroup), unit, "{cgroup}");
-    }
-}
-
-#[test]
 fn the_v2_line_is_found_among_the_others() {
     let hybrid = b"9:name=systemd:/x\n1:cpu:/0::/y\n0::/a b/c:d\n";
     assert_eq!(v2_path(hybrid), Some(&b"/a b/c:d"[..]));
