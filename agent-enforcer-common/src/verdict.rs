@@ -31,6 +31,8 @@ impl Action {
 pub const VERDICT_ONCE: u8 = 1;
 /// [`Verdict::flags`]: the verdict lets an admitted flow go on, and admits no new call.
 pub const VERDICT_FLOW_ONLY: u8 = 2;
+/// [`Verdict::flags`]: the agent's profile names a mark for its sockets.
+pub const VERDICT_MARKS: u8 = 4;
 
 /// Key of the exact-match verdict cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

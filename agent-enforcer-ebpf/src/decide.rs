@@ -8,7 +8,8 @@
 //! or denies.
 
 use agent_enforcer_common::{
-    id::{GrantId, ToolId},
+    destination::Destination,
+    id::{ExecId, GrantId, ToolId},
     reason::Reason,
     verdict::{
         Action, PORT_RULES, PortTable, VERDICT_FLOW_ONLY, VERDICT_ONCE, VerdictKey, agent_scope,
@@ -17,7 +18,10 @@ use agent_enforcer_common::{
 };
 
 use crate::{
-    maps::{identities, state, verdicts},
+    maps::{
+        identities, state,
+        verdicts::{self, Found},
+    },
     report::{Case, lives},
 };
 
@@ -87,6 +91,21 @@ pub(crate) enum Answer {
     },
 }
 
+impl Permit {
+    #[inline(always)]
+    const fn of(found: &Found) -> Self {
+        let Found { expires_ns, grant, tool, reason, action: _, flags } = *found;
+        Self { expires_ns, grant, tool, reason, flags: flags as u16 }
+    }
+}
+
+/// The answer that most calls get: an exact verdict that admits every one.
+#[inline(always)]
+pub(crate) fn look_up_exact(exec: ExecId, destination: Destination) -> Option<Permit> {
+    let found = verdicts::exact(&VerdictKey { exec, destination }, state::generation())?;
+    (found.action == Action::Allow as u8 && found.flags == 0).then_some(Permit::of(&found))
+}
+
 /// Looks the question up.
 #[inline(always)]
 pub(crate) fn look_up<const CURRENT: bool>(case: &Case<CURRENT>, purpose: Purpose) -> Answer {
@@ -102,13 +121,7 @@ pub(crate) fn look_up<const CURRENT: bool>(case: &Case<CURRENT>, purpose: Purpos
                     Purpose::LiveFlow => !once,
                 };
                 if admits {
-                    return Answer::Allow(Permit {
-                        expires_ns: verdict.expires_ns,
-                        grant: verdict.grant,
-                        tool: verdict.tool,
-                        reason: verdict.reason,
-                        flags: u16::from(verdict.flags),
-                    });
+                    return Answer::Allow(Permit::of(&verdict));
                 }
             }
             Some(Action::Deny) => {

@@ -15,9 +15,13 @@ use agent_enforcer_common::{
     },
 };
 use aya_ebpf::{
+    cty::c_void,
     helpers::{
         bpf_get_current_uid_gid,
-        generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_boot_ns},
+        generated::{
+            bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_netns_cookie,
+            bpf_get_socket_cookie, bpf_ktime_get_boot_ns,
+        },
     },
     maps::ring_buf::RingBufEntry,
 };
@@ -41,6 +45,27 @@ pub(crate) struct Case<const CURRENT: bool> {
     pub(crate) tgid: u32,
     pub(crate) hook: Hook,
     pub(crate) flags: u8,
+}
+
+impl Case<true> {
+    /// A call of the current process on the socket of a context.
+    ///
+    /// # Safety
+    ///
+    /// `ctx` is the context of a socket hook.
+    #[inline(always)]
+    pub(crate) unsafe fn of_socket(
+        ctx: *mut c_void,
+        destination: Destination,
+        tgid: u32,
+        tag: ProcessTag,
+        hook: Hook,
+    ) -> Self {
+        // SAFETY: by the caller (4.12 and 5.8; for `sock_create` 5.12).
+        let (socket_cookie, netns_cookie) =
+            unsafe { (bpf_get_socket_cookie(ctx), bpf_get_netns_cookie(ctx)) };
+        Self { tag, destination, socket_cookie, netns_cookie, tgid, hook, flags: 0 }
+    }
 }
 
 /// ns of `CLOCK_BOOTTIME` (5.8).
@@ -155,14 +180,25 @@ fn tell<const CURRENT: bool>(
     tool: ToolId,
     flags: u8,
 ) {
-    counters::count_reason(reason);
-    match ring::reserve::<CallRecord>() {
-        Some(mut entry) => {
-            write_call(&mut entry, kind, case, RequestId::NONE, reason, grant, tool, flags);
-            ring::submit_later(entry);
-        }
+    match begin(kind, case, reason, grant, tool, flags) {
+        Some(entry) => ring::submit_later(entry),
         None => counters::count(lost),
     }
+}
+
+#[inline(always)]
+fn begin<const CURRENT: bool>(
+    kind: RecordKind,
+    case: &Case<CURRENT>,
+    reason: u16,
+    grant: GrantId,
+    tool: ToolId,
+    flags: u8,
+) -> Option<RingBufEntry<CallRecord>> {
+    counters::count_reason(reason);
+    let mut entry = ring::reserve::<CallRecord>()?;
+    write_call(&mut entry, kind, case, RequestId::NONE, reason, grant, tool, flags);
+    Some(entry)
 }
 
 /// Tells of a call that was denied without asking.
@@ -182,6 +218,15 @@ pub(crate) fn audited<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refus
 /// Tells of a call that was allowed without asking, or that took a verdict that admits one.
 #[inline(always)]
 pub(crate) fn allowed<const CURRENT: bool>(case: &Case<CURRENT>, permit: &Permit) {
+    end_allowed(begin_allowed(case, permit));
+}
+
+/// The first half of [`allowed`]; the second must follow.
+#[inline(always)]
+pub(crate) fn begin_allowed<const CURRENT: bool>(
+    case: &Case<CURRENT>,
+    permit: &Permit,
+) -> Option<RingBufEntry<CallRecord>> {
     let Permit { expires_ns: _, grant, tool, reason, flags: _ } = *permit;
     let mut flags = 0;
     if permit.is_by_prefix() {
@@ -190,7 +235,16 @@ pub(crate) fn allowed<const CURRENT: bool>(case: &Case<CURRENT>, permit: &Permit
     if permit.is_taken() {
         flags |= CALL_TOOK_USE;
     }
-    tell(RecordKind::Allowed, Counter::LostAllowed, case, reason, grant, tool, flags);
+    begin(RecordKind::Allowed, case, reason, grant, tool, flags)
+}
+
+/// The second half of [`allowed`].
+#[inline(always)]
+pub(crate) fn end_allowed(told: Option<RingBufEntry<CallRecord>>) {
+    match told {
+        Some(entry) => ring::submit_later(entry),
+        None => counters::count(Counter::LostAllowed),
+    }
 }
 
 /// Tells that a held or live flow was denied, so that its socket is reset. Its denial is told by

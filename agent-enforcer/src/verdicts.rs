@@ -14,7 +14,8 @@ use agent_enforcer_common::{
     process::Identity,
     reason::Reason,
     verdict::{
-        Action, PREFIX_FIXED_BITS, PrefixKey, VERDICT_FLOW_ONLY, VERDICT_ONCE, Verdict, VerdictKey,
+        Action, PREFIX_FIXED_BITS, PrefixKey, VERDICT_FLOW_ONLY, VERDICT_MARKS, VERDICT_ONCE,
+        Verdict, VerdictKey,
     },
 };
 use aya::maps::{Array, MapData, MapError, lpm_trie::Key};
@@ -46,6 +47,8 @@ pub struct Allowance {
     pub reason: Reason,
     /// How far it goes.
     pub extent: Extent,
+    /// The agent's profile names a mark for its sockets.
+    pub marks: bool,
 }
 
 /// How far an allowance goes.
@@ -126,12 +129,13 @@ impl Verdicts {
         destination: Destination,
         allowance: &Allowance,
     ) -> Result<(), VerdictError> {
-        let Allowance { expires_ns, grant, tool, reason, extent } = *allowance;
-        let flags = match extent {
+        let Allowance { expires_ns, grant, tool, reason, extent, marks } = *allowance;
+        let extent = match extent {
             Extent::Any => 0,
             Extent::Once => VERDICT_ONCE,
             Extent::LiveFlow => VERDICT_FLOW_ONLY,
         };
+        let flags = extent | if marks { VERDICT_MARKS } else { 0 };
         let verdict = Verdict {
             key: VerdictKey { exec, destination },
             generation: self.generation,

@@ -6,17 +6,19 @@
 
 use agent_enforcer_common::{
     destination::{Destination, PROTOCOL_TCP},
+    process::ProcessTag,
     reason::Reason,
     record::Hook,
     tag::FlowState,
 };
 use aya_ebpf::bindings::bpf_sock_addr;
 
-use super::call::{self, Call, CallOutcome, Family, JudgeCall, Transport};
+use super::call::{self, Call, CallOutcome, Family, JudgeCall, Transport, transport};
 use crate::{
-    decide::Refusal,
+    decide::{Refusal, look_up_exact},
     judge::{Judgement, Past, Source, judge},
-    report,
+    maps::tags,
+    report::{self, Case},
     stall::Patience,
 };
 
@@ -79,6 +81,34 @@ pub(crate) struct Connect;
 
 impl JudgeCall for Connect {
     const HOOK: Hook = Hook::Connect;
+
+    #[inline(never)]
+    fn is_settled<F: Family>(
+        sock_addr: *mut bpf_sock_addr,
+        tgid: u32,
+        process: &ProcessTag,
+    ) -> bool {
+        let (kind, protocol, sk) = call::socket_of(sock_addr);
+        if transport(kind, protocol) != Some(Transport::Tcp) {
+            return false;
+        }
+        // SAFETY: the context of a hook of this family.
+        let destination = unsafe { F::destination(sock_addr, PROTOCOL_TCP) };
+        let Some(permit) = look_up_exact(process.exec, destination) else { return false };
+        // SAFETY: the socket of the context.
+        let Some(tag) = (unsafe { tags::get(sk) }) else { return false };
+        // SAFETY: as above.
+        let case = unsafe {
+            Case::of_socket(sock_addr.cast(), destination, tgid, *process, Hook::Connect)
+        };
+        // The ring's memory is cold: it comes while the tag is written.
+        let told = report::begin_allowed(&case, &permit);
+        call::claim(tag, tgid, process);
+        tag.netns_cookie = case.netns_cookie;
+        call::admit(tag, &destination, &permit);
+        report::end_allowed(told);
+        true
+    }
 
     #[inline(always)]
     fn judge(call: &Call) -> CallOutcome {

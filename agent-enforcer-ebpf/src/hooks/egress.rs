@@ -26,7 +26,7 @@ use crate::{
     decide::{Answer, Purpose, Refusal, look_up},
     judge::{Judgement, Past, Source, judge},
     maps::{counters, processes, profiles, state, tags},
-    report::{self, Case, lives},
+    report::{self, Case},
     stall::{ASK_AGAIN_NS, Patience},
 };
 
@@ -75,6 +75,21 @@ impl Load for Skb {
     }
 }
 
+/// A packet of which only the headers are read that every one has.
+struct PlainHeaders(Skb);
+
+impl Load for PlainHeaders {
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, _offset: u32) -> Option<[u8; N]> {
+        None
+    }
+
+    #[inline(always)]
+    fn words_be<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.0.words_be(offset)
+    }
+}
+
 #[inline(always)]
 pub(crate) fn egress(ctx: &SkBuffContext) -> PacketOutcome {
     let skb = ctx.skb.skb;
@@ -87,9 +102,35 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> PacketOutcome {
     // SAFETY: the socket of the context, just checked. Sockets that are none yet or no more have
     // no storage (net/core/bpf_sk_storage.c `bpf_sk_storage_get` asks `sk_fullsock`).
     let Some(tag) = (unsafe { tags::get(sk) }) else { return PacketOutcome::Pass };
+    if is_settled(skb, tag) { PacketOutcome::Pass } else { look_closely(skb) }
+}
+
+/// Whether the packet is of the flow that its socket is allowed. A function of its own, as the next:
+/// what runs for every packet fits into the instruction cache, and the two never share the stack.
+#[inline(never)]
+fn is_settled(skb: *mut __sk_buff, tag: &SocketTag) -> bool {
+    Packet::parse(&PlainHeaders(Skb(skb)), interface(skb))
+        .is_ok_and(|packet| call::is_settled(tag, &packet.destination))
+}
+
+#[inline(always)]
+fn interface(skb: *mut __sk_buff) -> u32 {
     // SAFETY: a plain field of the context.
-    let interface = unsafe { core::ptr::read_volatile(&raw const (*skb).ifindex) };
-    let packet = Packet::parse(&Skb(skb), interface);
+    unsafe { core::ptr::read_volatile(&raw const (*skb).ifindex) }
+}
+
+/// A packet that is not settled.
+#[inline(never)]
+fn look_closely(skb: *mut __sk_buff) -> PacketOutcome {
+    // SAFETY: a plain field of the context.
+    let sk: *mut bpf_sock =
+        unsafe { core::ptr::read_volatile(&raw const (*skb).__bindgen_anon_2.sk) };
+    if sk.is_null() {
+        return PacketOutcome::Pass;
+    }
+    // SAFETY: as in `egress`.
+    let Some(tag) = (unsafe { tags::get(sk) }) else { return PacketOutcome::Pass };
+    let packet = Packet::parse(&Skb(skb), interface(skb));
     let mut flow = Flow { skb, tag };
     match packet {
         Ok(packet) => flow.check(&packet),
@@ -116,13 +157,13 @@ struct Flow {
 impl Flow {
     #[inline(always)]
     fn check(&mut self, packet: &Packet) -> PacketOutcome {
+        if call::is_settled(self.tag, &packet.destination) {
+            return PacketOutcome::Pass;
+        }
         let same = self.tag.destination == packet.destination;
         let state = if same { FlowState::from_raw(self.tag.state) } else { None };
         let current = self.tag.generation == state::generation();
         match state {
-            Some(FlowState::Allowed) if current && lives(self.tag.expires_ns) => {
-                PacketOutcome::Pass
-            }
             // It ended; a new grant is for new calls.
             Some(FlowState::Ended) => {
                 if packet.is_bare_reset(&Skb(self.skb)) {

@@ -3,14 +3,17 @@
 //! While the decision is open a non-blocking caller gets `EAGAIN`. A blocking one can't be made to
 //! wait on this plane: its datagram goes on and egress loses it, as networks do.
 
-use agent_enforcer_common::{reason::Reason, record::Hook, tag::FlowState};
+use agent_enforcer_common::{
+    destination::PROTOCOL_UDP, process::ProcessTag, reason::Reason, record::Hook, tag::FlowState,
+};
+use aya_ebpf::bindings::bpf_sock_addr;
 
-use super::call::{self, Call, CallOutcome, JudgeCall};
+use super::call::{self, Call, CallOutcome, Family, JudgeCall};
 use crate::{
     decide::{Answer, Purpose, Refusal, look_up},
     judge::{Judgement, Past, Source, judge},
     kernel::{Address, file::socket_nonblocking},
-    maps::state,
+    maps::tags,
     report,
     stall::{ASK_AGAIN_NS, Patience},
 };
@@ -20,6 +23,20 @@ pub(crate) struct Sendmsg;
 
 impl JudgeCall for Sendmsg {
     const HOOK: Hook = Hook::Sendmsg;
+
+    #[inline(never)]
+    fn is_settled<F: Family>(
+        sock_addr: *mut bpf_sock_addr,
+        _tgid: u32,
+        process: &ProcessTag,
+    ) -> bool {
+        let (_kind, _protocol, sk) = call::socket_of(sock_addr);
+        // SAFETY: the socket of the context.
+        let Some(tag) = (unsafe { tags::get(sk) }) else { return false };
+        // SAFETY: the context of a hook of this family.
+        let destination = unsafe { F::destination(sock_addr, PROTOCOL_UDP) };
+        tag.exec == process.exec && call::is_settled(tag, &destination)
+    }
 
     #[inline(always)]
     fn judge(call: &Call) -> CallOutcome {
@@ -33,14 +50,6 @@ fn sendmsg(call: &Call) -> CallOutcome {
         return call::deny(&call.case, &Refusal::new(Reason::TagFailed), false);
     };
     let destination = &call.case.destination;
-    if tag.state == FlowState::Allowed as u8
-        && tag.destination == *destination
-        && tag.exec == call.case.tag.exec
-        && tag.generation == state::generation()
-        && report::lives(tag.expires_ns)
-    {
-        return CallOutcome::Pass;
-    }
     // An open decision is asked for once, however often a non-blocking caller tries.
     let asked = tag.state == FlowState::Pending as u8
         && tag.destination == *destination

@@ -6,11 +6,7 @@
 use agent_enforcer_common::{
     destination::Destination, process::ProcessTag, reason::Reason, record::Hook, tag::FlowState,
 };
-use aya_ebpf::{
-    bindings::bpf_sock,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
-    programs::SockContext,
-};
+use aya_ebpf::{bindings::bpf_sock, programs::SockContext};
 
 use super::call::{self, CallOutcome, transport};
 use crate::{
@@ -23,47 +19,62 @@ use crate::{
 };
 
 #[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the protocol in the record is evidence; the allow-list sees all of it"
-)]
 pub(crate) fn sock_create(ctx: &SockContext) -> CallOutcome {
     let tgid = processes::current_tgid();
-    let standing = processes::standing(tgid);
-    if let Standing::Stranger = standing {
-        return CallOutcome::Pass;
-    }
-    let sock: *mut bpf_sock = ctx.sock;
+    let passes = match processes::of_current(tgid) {
+        Some(process) => has_tag(ctx.sock, tgid, process),
+        None => !processes::is_untracked(tgid),
+    };
+    if passes { CallOutcome::Pass } else { refuse(ctx.sock) }
+}
+
+/// Type and protocol.
+#[inline(always)]
+fn kind_of(sock: *mut bpf_sock) -> (u32, u32) {
     // SAFETY: plain fields of the context.
-    let (kind, protocol) = unsafe {
+    unsafe {
         (
             core::ptr::read_volatile(&raw const (*sock).type_),
             core::ptr::read_volatile(&raw const (*sock).protocol),
         )
-    };
-    let case = |tag: ProcessTag| Case {
-        tag,
-        destination: Destination::without_peer(protocol as u8),
-        // SAFETY: the context of a socket hook (5.12).
-        socket_cookie: unsafe { bpf_get_socket_cookie(sock.cast()) },
-        // SAFETY: as above (5.8).
-        netns_cookie: unsafe { bpf_get_netns_cookie(sock.cast()) },
-        tgid,
-        hook: Hook::SocketCreate,
-        flags: 0,
-    };
-    let Standing::Agent(process) = standing else {
-        let case = case(ProcessTag::default());
-        return call::deny(&case, &Refusal::new(Reason::ProcessTableFull), false);
-    };
+    }
+}
+
+/// Tags the socket; false where it may not be, or can't be tagged.
+#[inline(always)]
+fn has_tag(sock: *mut bpf_sock, tgid: u32, process: &ProcessTag) -> bool {
+    let (kind, protocol) = kind_of(sock);
     if transport(kind, protocol).is_none() {
-        return call::deny(&case(process), &Refusal::new(Reason::ProtocolNotAllowed), false);
+        return false;
     }
     // SAFETY: the context of this hook is the socket itself (net/core/bpf_sk_storage.c, 5.9).
-    let Some(tag) = (unsafe { tags::get_or_create(sock) }) else {
-        return call::deny(&case(process), &Refusal::new(Reason::TagFailed), false);
-    };
-    call::claim(tag, tgid, &process);
+    let Some(tag) = (unsafe { tags::get_or_create(sock) }) else { return false };
+    call::claim(tag, tgid, process);
     tag.state = FlowState::Fresh as u8;
-    CallOutcome::Pass
+    true
+}
+
+/// Denies, and says why. A function of its own, so that what runs for every socket fits into the
+/// instruction cache.
+#[inline(never)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the protocol in the record is evidence; the allow-list sees all of it"
+)]
+fn refuse(sock: *mut bpf_sock) -> CallOutcome {
+    let tgid = processes::current_tgid();
+    let (kind, protocol) = kind_of(sock);
+    let (tag, reason) = match processes::standing(tgid) {
+        Standing::Agent(tag) if transport(kind, protocol).is_none() => {
+            (tag, Reason::ProtocolNotAllowed)
+        }
+        Standing::Agent(tag) => (tag, Reason::TagFailed),
+        Standing::Stranger | Standing::Untracked => {
+            (ProcessTag::default(), Reason::ProcessTableFull)
+        }
+    };
+    let destination = Destination::without_peer(protocol as u8);
+    // SAFETY: the context of a socket hook.
+    let case = unsafe { Case::of_socket(sock.cast(), destination, tgid, tag, Hook::SocketCreate) };
+    call::deny(&case, &Refusal::new(reason), false)
 }

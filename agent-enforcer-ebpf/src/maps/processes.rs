@@ -52,15 +52,20 @@ pub(crate) fn get(tgid: u32) -> Option<ProcessTag> {
     unsafe { AE_PROCS.get(tgid) }.copied()
 }
 
+/// The tag of the current task's own thread group, where it is: it stays as long as the task runs.
+#[inline(always)]
+pub(crate) fn of_current(tgid: u32) -> Option<&'static ProcessTag> {
+    // SAFETY: only written whole, by this task's own exec.
+    unsafe { AE_PROCS.get(&tgid) }
+}
+
 #[inline(always)]
 pub(crate) fn standing(tgid: u32) -> Standing {
-    if let Some(tag) = get(tgid) {
-        return Standing::Agent(tag);
+    match get(tgid) {
+        Some(tag) => Standing::Agent(tag),
+        None if is_untracked(tgid) => Standing::Untracked,
+        None => Standing::Stranger,
     }
-    if state::read(StateWord::Untracked) != 0 && is_untracked(tgid) {
-        return Standing::Untracked;
-    }
-    Standing::Stranger
 }
 
 /// Tags a thread group; where the table is full it is marked so that everything is denied.
@@ -81,9 +86,11 @@ fn word(tgid: u32) -> Option<AtomicWord> {
     Some(unsafe { AtomicWord::new(pointer) })
 }
 
+/// Whether a thread group is an agent's that found no room.
 #[inline(always)]
-fn is_untracked(tgid: u32) -> bool {
-    word(tgid).is_some_and(|word| word.load() & (1 << (tgid % 64)) != 0)
+pub(crate) fn is_untracked(tgid: u32) -> bool {
+    state::read(StateWord::Untracked) != 0
+        && word(tgid).is_some_and(|word| word.load() & (1 << (tgid % 64)) != 0)
 }
 
 #[inline(always)]

@@ -157,8 +157,8 @@ impl Engine {
         match ruling {
             Ruling::Allow { tool, grant, expires_ns, reason, counted: false } => {
                 let grant = grant.unwrap_or_default();
-                let extent = Extent::Any;
-                let allowance = Allowance { expires_ns, grant, tool, reason, extent };
+                let (extent, marks) = (Extent::Any, agent.socket_mark.is_some());
+                let allowance = Allowance { expires_ns, grant, tool, reason, extent, marks };
                 Resolution::Allow { tool, allowance }
             }
             Ruling::Deny { reason, tool } => {
@@ -224,6 +224,7 @@ impl Engine {
                 tool: tool.id,
                 reason: Reason::AllowedGrant,
                 extent,
+                marks: agent.socket_mark.is_some(),
             })
     }
 }
