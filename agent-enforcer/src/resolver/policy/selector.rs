@@ -154,7 +154,7 @@ fn unit(value: &str) -> Result<CgroupSelector, Problem> {
     if !value.chars().all(known) || !value.contains(['.', '*']) {
         return Err(Problem::BadUnit(quote(value)));
     }
-    if value.ends_with(".slice") {
+    if value.rsplit('.').next() == Some("slice") {
         return Err(Problem::SliceIsNoUnit(quote(value)));
     }
     if value.chars().all(|c| "*?".contains(c)) {
