@@ -123,6 +123,21 @@ impl Console<'_> {
         self.format == OutputFormat::Json
     }
 
+    /// Writes a result: its JSON document, or what `render` makes of it for people.
+    pub(super) fn show<T: Serialize + ?Sized>(
+        &mut self,
+        result: &T,
+        render: impl FnOnce(&T, Style) -> String,
+    ) -> Result<Exit, Failure> {
+        if self.is_json() {
+            self.json(result)?;
+        } else {
+            let text = render(result, self.style);
+            self.text(&text)?;
+        }
+        Ok(Exit::Done)
+    }
+
     /// Writes one JSON document on a line of its own.
     pub(super) fn json<T: Serialize + ?Sized>(&mut self, document: &T) -> Result<(), Failure> {
         let text = serde_json::to_string(document).map_err(io::Error::other)?;

@@ -15,6 +15,11 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_hostile)
 }
 
+/// As [`printable`], with its newline.
+pub(super) fn line(text: &str) -> String {
+    printable(text).into_owned() + "\n"
+}
+
 /// As [`printable`], but newlines stay.
 pub(super) fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |character| character != '\n' && is_hostile(character))
