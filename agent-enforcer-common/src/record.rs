@@ -6,6 +6,7 @@
 use crate::{
     destination::Destination,
     id::{AgentId, ExecId, GrantId, InstanceId, RequestId, ToolId},
+    process::ProcessTag,
 };
 
 /// Kinds of records. Append-only.
@@ -132,6 +133,26 @@ pub struct ProcessFacts {
     pub gid: u32,
     /// Name of the thread as it chose it: never used for identity.
     pub comm: [u8; 16],
+}
+
+impl ProcessFacts {
+    /// What a tag tells of its process; the rest is not known.
+    pub fn of(tag: &ProcessTag) -> Self {
+        let ProcessTag { instance, exec, start_ns, exe_inode, exe_device, agent } = *tag;
+        Self { instance, exec, start_ns, exe_inode, exe_device, agent, ..Self::default() }
+    }
+
+    /// The tag of the process.
+    pub const fn tag(&self) -> ProcessTag {
+        ProcessTag {
+            instance: self.instance,
+            exec: self.exec,
+            start_ns: self.start_ns,
+            exe_inode: self.exe_inode,
+            exe_device: self.exe_device,
+            agent: self.agent,
+        }
+    }
 }
 
 /// A record about a call or a packet.
