@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs::File, panic::resume_unwind, path::PathBuf, t
 use agent_enforcer_common::{config::Limits, names};
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::MapError,
+    maps::{MapError, MapInfo},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
         ProgramError, RawTracePoint, SockOps,
@@ -160,9 +160,9 @@ impl Kernel {
         loader
             .override_global(names::OFFSETS, &offsets, true)
             .override_global(names::LIMITS, &config.limits, true)
-            .map_max_entries(names::PROCS, config.max_processes)
-            .map_max_entries(names::VERDICTS, config.max_verdicts)
-            .map_max_entries(names::RING, config.ring_bytes);
+            .map_max_entries(names::PROCS, size(&pins, names::PROCS, config.max_processes))
+            .map_max_entries(names::VERDICTS, size(&pins, names::VERDICTS, config.max_verdicts))
+            .map_max_entries(names::RING, size(&pins, names::RING, config.ring_bytes));
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
@@ -210,6 +210,21 @@ impl Kernel {
         self.pins.remove_all()?;
         Ok(())
     }
+}
+
+/// A pinned map is taken over as it is: a ring that is read as one of another size yields nonsense.
+fn size(pins: &Pins, map: &'static str, wanted: u32) -> u32 {
+    let Ok(pinned) = MapInfo::from_pin(pins.map(map)) else { return wanted };
+    let size = pinned.max_entries();
+    if size != wanted {
+        tracing::warn!(
+            map,
+            size,
+            wanted,
+            "a pinned map keeps its size; `agent-enforcer detach` and a new start change it"
+        );
+    }
+    size
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, LoadError> {
