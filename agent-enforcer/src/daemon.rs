@@ -275,6 +275,7 @@ fn kernel_config(args: &RunArgs, cgroup_root: PathBuf) -> KernelConfig {
 fn start_events(args: &RunArgs) -> Result<(EventQueue, EventStage)> {
     let mut config = EventsConfig::new(&args.events);
     config.syslog.clone_from(&args.syslog);
+    config.facility = args.syslog_facility;
     Ok(start(config, Arc::new(SystemClock))?)
 }
 
