@@ -229,6 +229,8 @@ impl Counter {
 const _: () = {
     assert!(size_of::<RecordHeader>() == 16);
     assert!(size_of::<ProcessFacts>() == 80);
+    // The kernel side clears the name in words of eight bytes.
+    assert!(core::mem::offset_of!(ProcessFacts, comm).is_multiple_of(8));
     assert!(size_of::<CallRecord>() == 168);
     assert!(size_of::<ProcessRecord>() == 96);
 };

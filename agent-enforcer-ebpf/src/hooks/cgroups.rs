@@ -33,6 +33,9 @@ use crate::{
 
 /// Steps of one comparison; a pattern with several `**` over a long path needs some thousands.
 const STEP_LIMIT: u32 = 1 << 16;
+/// Steps over a whole path, its end included.
+#[expect(clippy::cast_possible_truncation, reason = "1024")]
+const PATH_STEPS: u32 = PATH_BYTES as u32 + 1;
 
 /// `(struct cgroup *cgrp, const char *path)`
 #[inline(always)]
@@ -54,7 +57,7 @@ pub(crate) fn mkdir(ctx: &RawTracePointContext) {
     scratch.unit_start = 0;
     // SAFETY: the callback has the signature that the helper demands (5.17), and no context.
     unsafe {
-        bpf_loop(PATH_BYTES as u32 + 1, find_unit as *mut c_void, core::ptr::null_mut(), 0);
+        bpf_loop(PATH_STEPS, find_unit as *mut c_void, core::ptr::null_mut(), 0);
     }
     let mut slot = 0;
     while slot < SELECTOR_SLOTS {
