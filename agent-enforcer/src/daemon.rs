@@ -135,10 +135,11 @@ async fn serve(args: RunArgs) -> Result<()> {
         Ok(engine) => engine,
         Err(error) if takes_over => return Err(error.into()),
         Err(error) => {
-            kernel.detach()?;
+            kernel.withdraw()?;
             return Err(error.into());
         }
     };
+    kernel.end_other_versions()?;
     events.push(Event::Daemon(DaemonEvent::Started {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation: engine.generation(),

@@ -196,8 +196,18 @@ impl Kernel {
             self.pins.replace_link(name)?;
             self.links.push(link);
         }
-        self.pins.remove_other_versions()?;
         Ok(())
+    }
+
+    /// Ends programs of another release, which judge beside these. Only once the agents' processes are in
+    /// the new tables: until then nobody else knows them.
+    pub fn end_other_versions(&self) -> Result<(), LoadError> {
+        Ok(self.pins.remove_other_versions()?)
+    }
+
+    /// Takes back what [`Self::attach`] did; programs of another release stay in force.
+    pub fn withdraw(self) -> Result<(), LoadError> {
+        Ok(self.pins.remove_own_version()?)
     }
 
     /// Names of the programs in force.
@@ -207,8 +217,7 @@ impl Kernel {
 
     /// Ends enforcement.
     pub fn detach(self) -> Result<(), LoadError> {
-        self.pins.remove_all()?;
-        Ok(())
+        Ok(self.pins.remove_all()?)
     }
 }
 

@@ -171,6 +171,37 @@ fn there_is_no_moment_without_enforcement_while_daemons_change() {
 }
 
 #[test]
+fn programs_of_another_release_stay_until_their_successors_know_the_agents() {
+    let mut host = TestHost::start();
+    let mut agent = host.agent("strict");
+    assert!(agent.socket("u", host.at(50), SOCK_DGRAM).is_ok());
+    assert!(agent.run(Op::Nonblocking { name: "u".to_owned(), on: true }).is_ok());
+    host.daemon.kill();
+    let pins = host.daemon.bpffs().join("agent-enforcer");
+    let own = std::fs::read_dir(&pins).unwrap().next().unwrap().unwrap().path();
+    let other = pins.join("v0");
+    std::fs::rename(&own, &other).unwrap();
+    let (name, data) = ("u".to_owned(), "leak".to_owned());
+    let send = Op::SendTo { name, address: host.at(50), data, flags: 0 };
+    let (done, tries) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!(!agent.run(send.clone()).is_ok(), "a datagram went out");
+                tries.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        host.daemon.start();
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(tries.into_inner() > 10);
+    assert!(!other.exists() && own.exists());
+    assert!(agent.run(dial(&host, 10)).is_ok());
+    assert!(agent.run(dial(&host, 50)).is_denied());
+    assert!(host.servers.at(host.at(50)).is_empty());
+}
+
+#[test]
 fn tables_in_force_keep_their_size_whatever_the_next_daemon_is_told() {
     for size in ["--ring-bytes=65536", "--ring-bytes=16777216"] {
         let mut host = TestHost::builder().flag("--requests-per-second=1000000").build();
