@@ -16,6 +16,7 @@ mod host;
 mod interrupt;
 mod lines;
 mod lint;
+mod live;
 mod peer;
 mod setup;
 mod test;
@@ -46,7 +47,7 @@ enum Verb {
     /// What CI runs: lint, then test
     Ci,
     /// Show enforcement step by step on this machine's kernel (needs root)
-    Demo(demo::Options),
+    Demo(live::Options),
     /// Measure what enforcement costs (needs root)
     Bench(bench::Options),
     #[command(name = "__enter", hide = true)]
