@@ -4,6 +4,7 @@
 //! same call to a granted address, so that a broken server can't pass for enforcement.
 
 mod basics;
+mod doctor;
 mod events;
 mod families;
 mod grants;
