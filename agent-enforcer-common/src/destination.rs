@@ -145,7 +145,8 @@ impl std::fmt::Display for Destination {
     }
 }
 
-#[cfg(all(test, feature = "user"))]
+#[cfg(test)]
+#[cfg(feature = "user")]
 mod tests {
     use super::*;
 

@@ -81,7 +81,9 @@ impl GrantTable {
     pub fn drop_outdated(&mut self, now_ns: u64, now: SystemTime) -> Vec<GrantId> {
         let outdated = self.grants.extract_if(.., |_, grant| grant.is_outdated(now_ns, now));
         let outdated: Vec<_> = outdated.collect();
-        outdated.iter().for_each(|(_, grant)| self.unlink(grant));
+        for (_, grant) in &outdated {
+            self.unlink(grant);
+        }
         outdated.into_iter().map(|(id, _)| id).collect()
     }
 
