@@ -8,7 +8,7 @@
 use core::ffi::c_void;
 
 use agent_enforcer_common::{
-    glob::{GlobState, GlobStep},
+    glob::{END, GlobState, GlobStep},
     process::{
         CgroupPattern, PATTERN_BYTES, PATTERN_LIMIT, PatternScope, ProcessTag, SELECTOR_SLOTS,
         TERM_WORDS, TermSet,
@@ -180,22 +180,22 @@ extern "C" fn step_one(_turn: u64, _context: *mut c_void) -> u64 {
 /// verifiers to 6.18 forget that the one bounds the other. A hidden value is checked itself.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "the condition above it bounds the index")]
-fn pattern_byte(pattern: &CgroupPattern, position: u32) -> Option<u8> {
+fn pattern_byte(pattern: &CgroupPattern, position: u32) -> u8 {
     let position = core::hint::black_box(position) as usize;
     if position >= pattern.length as usize || position >= PATTERN_BYTES {
-        return None;
+        return END;
     }
-    Some(pattern.glob[position])
+    pattern.glob[position]
 }
 
 /// VERIFIER: the mask bounds the index.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "the mask bounds the index")]
-fn byte(path: &[u8; PATH_BYTES], length: u32, position: u32) -> Option<u8> {
+fn byte(path: &[u8; PATH_BYTES], length: u32, position: u32) -> u8 {
     if position >= length {
-        return None;
+        return END;
     }
-    Some(path[position as usize & (PATH_BYTES - 1)])
+    path[position as usize & (PATH_BYTES - 1)]
 }
 
 const _: () = assert!(PATH_BYTES.is_power_of_two());
