@@ -104,6 +104,8 @@ pub enum StateWord {
     Waiters = 4,
     /// Processes that are agents' but found no room in the process table.
     Untracked = 5,
+    /// Zero, for ever; nobody writes it. The verifier can't know that.
+    Zero = 6,
 }
 
 impl StateWord {

@@ -21,6 +21,12 @@ pub(crate) fn read(which: StateWord) -> u64 {
     word.load()
 }
 
+/// What the verifier knows of a value is lost when it is combined with this zero.
+#[inline(always)]
+pub(crate) fn hidden_zero() -> Option<u64> {
+    Some(word(StateWord::Zero)?.load())
+}
+
 /// Adds and returns the value before; `u64::MAX` where the word does not exist.
 #[inline(always)]
 pub(crate) fn fetch_add(which: StateWord, amount: u64) -> u64 {
