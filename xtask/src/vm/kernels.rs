@@ -88,7 +88,7 @@ fn fetch(apt: &PrivateApt, offered: &[String], version: &str, folder: &Path) -> 
     let release = format!("{version}{SUFFIX}");
     let parts = ["image", "binary", "modules"].map(|part| format!("linux-{part}-{release}"));
     let packages: Vec<_> = parts.into_iter().filter(|name| offered.contains(name)).collect();
-    let unfinished = folder.with_extension("part");
+    let unfinished = folder.with_file_name(format!("{version}.part"));
     apt.unpack(&packages, &unfinished)?;
     let merged = unfinished.join("usr/lib");
     if merged.is_dir() {
