@@ -43,13 +43,6 @@ pub(crate) struct Options {
     only: Option<String>,
 }
 
-impl Options {
-    /// Every test on these kernels.
-    pub(crate) fn on(kernels: &[&str]) -> Self {
-        Self { kernels: kernels.iter().map(|&it| it.to_owned()).collect(), only: None }
-    }
-}
-
 /// A program with tests, built.
 struct Program {
     name: String,
