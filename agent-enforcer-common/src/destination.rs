@@ -44,6 +44,7 @@ impl Destination {
 
     /// From the halves of an IPv6 address; `scope` is the caller's scope id or interface.
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is the IPv4 address")]
     pub const fn v6(address: [u64; 2], scope: u32, port: u16, protocol: u8) -> Self {
         let [high, low] = address;
         if high == 0 && low >> 32 == MAPPED_PREFIX >> 32 {
@@ -144,7 +145,8 @@ impl std::fmt::Display for Destination {
     }
 }
 
-#[cfg(all(test, feature = "user"))]
+#[cfg(test)]
+#[cfg(feature = "user")]
 mod tests {
     use super::*;
 

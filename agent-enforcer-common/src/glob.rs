@@ -3,6 +3,10 @@
 //!
 //! `?` is one byte but `/`; `*` any run without `/`; `**` any run. Everything else is itself.
 
+/// What is behind the last byte of a pattern or a path; no path has it inside. Not an `Option`: half
+/// of one is not initialised where there is nothing, and the verifier sees it copied.
+pub const END: u8 = 0;
+
 /// A comparison under way. Begin with `Default`.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -31,59 +35,55 @@ pub enum GlobStep {
 }
 
 impl GlobState {
-    /// One step. `pattern_at` and `text_at` return the byte at a position, `None` at the end.
+    /// One step. `pattern_at` and `text_at` return the byte at a position, [`END`] from the end on.
     #[inline(always)]
     pub fn step(
         &mut self,
-        pattern_at: impl Fn(u32) -> Option<u8>,
-        text_at: impl Fn(u32) -> Option<u8>,
+        pattern_at: impl Fn(u32) -> u8,
+        text_at: impl Fn(u32) -> u8,
     ) -> GlobStep {
         let text = text_at(self.text);
         match pattern_at(self.pattern) {
-            Some(b'*') if pattern_at(self.pattern + 1) == Some(b'*') => {
+            b'*' if pattern_at(self.pattern + 1) == b'*' => {
                 self.pattern += 2;
                 self.globstar = self.pattern + 1;
                 self.globstar_text = self.text;
                 self.star = 0;
                 return GlobStep::Again;
             }
-            Some(b'*') => {
+            b'*' => {
                 self.pattern += 1;
                 self.star = self.pattern + 1;
                 self.star_text = self.text;
                 return GlobStep::Again;
             }
-            Some(wanted) => {
-                let fits = match text {
-                    Some(byte) => (wanted == b'?' && byte != b'/') || wanted == byte,
-                    None => false,
-                };
-                if fits {
-                    self.pattern += 1;
-                    self.text += 1;
-                    return GlobStep::Again;
-                }
-            }
-            None if text.is_none() => return GlobStep::Match,
-            None => {}
+            END if text == END => return GlobStep::Match,
+            b'?' if text != b'/' && text != END => return self.advance(),
+            wanted if wanted == text => return self.advance(),
+            _ => {}
         }
         self.backtrack(text_at)
     }
 
     #[inline(always)]
-    fn backtrack(&mut self, text_at: impl Fn(u32) -> Option<u8>) -> GlobStep {
+    const fn advance(&mut self) -> GlobStep {
+        self.pattern += 1;
+        self.text += 1;
+        GlobStep::Again
+    }
+
+    #[inline(always)]
+    fn backtrack(&mut self, text_at: impl Fn(u32) -> u8) -> GlobStep {
         if self.star != 0 {
-            match text_at(self.star_text) {
-                Some(byte) if byte != b'/' => {
-                    self.star_text += 1;
-                    self.text = self.star_text;
-                    self.pattern = self.star - 1;
-                    return GlobStep::Again;
-                }
-                Some(_) | None => {}
+            let byte = text_at(self.star_text);
+            if byte != b'/' && byte != END {
+                self.star_text += 1;
+                self.text = self.star_text;
+                self.pattern = self.star - 1;
+                return GlobStep::Again;
             }
         }
-        if self.globstar != 0 && text_at(self.globstar_text).is_some() {
+        if self.globstar != 0 && text_at(self.globstar_text) != END {
             self.globstar_text += 1;
             self.text = self.globstar_text;
             self.pattern = self.globstar - 1;
@@ -98,7 +98,7 @@ impl GlobState {
 #[cfg(feature = "user")]
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let mut state = GlobState::default();
-    let at = |bytes: &[u8], position: u32| bytes.get(position as usize).copied();
+    let at = |bytes: &[u8], position: u32| bytes.get(position as usize).copied().unwrap_or(END);
     loop {
         match state.step(|p| at(pattern, p), |t| at(text, t)) {
             GlobStep::Again => {}

@@ -51,6 +51,7 @@ impl Packet {
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the fields are the low bits of a word")]
     fn parse_v4(header: [u32; 6]) -> Result<Self, Reason> {
         let [version_length, fragment, protocol, _source, address, ports] = header;
         if version_length >> 24 & 0x0f != 5 {
@@ -69,6 +70,7 @@ impl Packet {
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the fields are the low bits of a word")]
     fn parse_v6(packet: &impl Load, interface: u32) -> Result<Self, Reason> {
         let header = packet.words_be::<11>(0).ok_or(Reason::MalformedPacket)?.map(u32::from_be);
         let [_, length_next, _, _, _, _, a, b, c, d, ports] = header;

@@ -92,7 +92,7 @@ reasons! {
     /// The instance asks too often.
     RateLimited = 51 => "rate_limited", "find out why the agent tries so many destinations";
     /// The process table was full when the process was forked.
-    ProcessTableFull = 52 => "process_table_full", "raise `--max-processes`, restart the agent";
+    ProcessTableFull = 52 => "process_table_full", "raise `--max-processes` (docs/operations.md), restart the agent";
     /// The socket could not be tagged (out of memory).
     TagFailed = 53 => "tag_failed", "raise the memory limit of the agent's cgroup";
     /// An error inside a kernel program or the daemon.
@@ -119,6 +119,16 @@ impl Reason {
 #[cfg(all(test, feature = "user"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_reason_is_documented_with_what_to_do() {
+        let page = include_str!("../../docs/reasons.md");
+        for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::None) {
+            let row = page.lines().find(|row| row.starts_with(&format!("| `{}` |", reason.word())));
+            let row = row.unwrap_or_else(|| panic!("docs/reasons.md lacks `{}`", reason.word()));
+            assert!(row.contains(&format!("| {} |", reason.remedy())), "{row}");
+        }
+    }
 
     #[test]
     fn words_are_unique_and_numbers_fit_the_counters() {

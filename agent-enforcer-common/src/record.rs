@@ -6,6 +6,7 @@
 use crate::{
     destination::Destination,
     id::{AgentId, ExecId, GrantId, InstanceId, RequestId, ToolId},
+    process::ProcessTag,
 };
 
 /// Kinds of records. Append-only.
@@ -134,6 +135,26 @@ pub struct ProcessFacts {
     pub comm: [u8; 16],
 }
 
+impl ProcessFacts {
+    /// What a tag tells of its process; the rest is not known.
+    pub fn of(tag: &ProcessTag) -> Self {
+        let ProcessTag { instance, exec, start_ns, exe_inode, exe_device, agent } = *tag;
+        Self { instance, exec, start_ns, exe_inode, exe_device, agent, ..Self::default() }
+    }
+
+    /// The tag of the process.
+    pub const fn tag(&self) -> ProcessTag {
+        ProcessTag {
+            instance: self.instance,
+            exec: self.exec,
+            start_ns: self.start_ns,
+            exe_inode: self.exe_inode,
+            exe_device: self.exe_device,
+            agent: self.agent,
+        }
+    }
+}
+
 /// A record about a call or a packet.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -208,6 +229,8 @@ impl Counter {
 const _: () = {
     assert!(size_of::<RecordHeader>() == 16);
     assert!(size_of::<ProcessFacts>() == 80);
+    // The kernel side clears the name in words of eight bytes.
+    assert!(core::mem::offset_of!(ProcessFacts, comm).is_multiple_of(8));
     assert!(size_of::<CallRecord>() == 168);
     assert!(size_of::<ProcessRecord>() == 96);
 };

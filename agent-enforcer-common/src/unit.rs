@@ -5,6 +5,8 @@
 //! skip slices; the first other component is the unit, or there is none. What lies below it was
 //! named by whoever the unit was delegated to, and is nobody's identity.
 
+use crate::glob::END;
+
 const SLICE: u64 = suffix(*b"\0\0.slice");
 /// The other types of units that have cgroups.
 const SERVICE: u64 = suffix(*b".service");
@@ -41,20 +43,18 @@ pub enum UnitStep {
 }
 
 impl UnitState {
-    /// One step. `byte_at` returns the byte of the path at a position, `None` at the end.
+    /// One step. `byte_at` returns the byte of the path at a position, [`END`] from the end on.
     #[inline(always)]
-    pub fn step(&mut self, byte_at: impl Fn(u32) -> Option<u8>) -> UnitStep {
+    pub fn step(&mut self, byte_at: impl Fn(u32) -> u8) -> UnitStep {
         let byte = byte_at(self.position);
-        if let Some(byte) = byte
-            && byte != b'/'
-        {
+        if byte != b'/' && byte != END {
             self.tail = self.tail << 8 | u64::from(byte);
             self.position += 1;
             return UnitStep::Again;
         }
         let end = self.position;
         // Put before names that could be taken for the kernel's own files.
-        let is_escaped = self.start < end && byte_at(self.start) == Some(b'_');
+        let is_escaped = self.start < end && byte_at(self.start) == b'_';
         let start = self.start + u32::from(is_escaped);
         let ends_with = |suffix| ends_with(self.tail, end - start, suffix);
         if end > self.start && !ends_with(SLICE) {
@@ -65,7 +65,7 @@ impl UnitState {
                 || ends_with(SWAP);
             return if is_unit { UnitStep::Unit { start, end } } else { UnitStep::NoUnit };
         }
-        if byte.is_none() {
+        if byte == END {
             return UnitStep::NoUnit;
         }
         self.position += 1;
@@ -90,7 +90,8 @@ const fn suffix(text: [u8; 8]) -> u64 {
 pub fn unit_of(path: &str) -> Option<(&str, &str)> {
     let mut state = UnitState::default();
     loop {
-        match state.step(|position| path.as_bytes().get(position as usize).copied()) {
+        match state.step(|position| path.as_bytes().get(position as usize).copied().unwrap_or(END))
+        {
             UnitStep::Again => {}
             UnitStep::Unit { start, end } => {
                 let (start, end) = (start as usize, end as usize);

@@ -90,6 +90,7 @@ fn write_header<T>(header: &mut RecordHeader, kind: RecordKind) {
 }
 
 #[inline(always)]
+#[expect(clippy::cast_ptr_alignment, reason = "the name stands at a multiple of eight (record.rs)")]
 fn write_facts<const CURRENT: bool>(facts: &mut ProcessFacts, tgid: u32, tag: &ProcessTag) {
     facts.instance = tag.instance;
     facts.exec = tag.exec;
@@ -122,17 +123,31 @@ fn write_facts<const CURRENT: bool>(facts: &mut ProcessFacts, tgid: u32, tag: &P
     }
 }
 
+/// What a record says of a decision.
+struct Ruling {
+    reason: u16,
+    grant: GrantId,
+    tool: ToolId,
+    flags: u8,
+}
+
+impl Ruling {
+    #[inline(always)]
+    const fn of(refusal: &Refusal) -> Self {
+        let Refusal { reason, grant, tool } = *refusal;
+        Self { reason, grant, tool, flags: 0 }
+    }
+}
+
 #[inline(always)]
 fn write_call<const CURRENT: bool>(
     entry: &mut RingBufEntry<CallRecord>,
     kind: RecordKind,
     case: &Case<CURRENT>,
     request: RequestId,
-    reason: u16,
-    grant: GrantId,
-    tool: ToolId,
-    flags: u8,
+    ruling: Ruling,
 ) {
+    let Ruling { reason, grant, tool, flags } = ruling;
     // SAFETY: reserved memory of this size; every field is written before the record is submitted.
     let record = unsafe { &mut *entry.as_mut_ptr() };
     write_header::<CallRecord>(&mut record.header, kind);
@@ -165,7 +180,8 @@ pub(crate) fn ask<const CURRENT: bool>(
     counters::count(Counter::Requests);
     let request = RequestId::new(state::next_id());
     let flags = if attested { 0 } else { CALL_UNATTESTED };
-    write_call(&mut entry, RecordKind::Request, case, request, 0, grant, ToolId::NONE, flags);
+    let ruling = Ruling { reason: 0, grant, tool: ToolId::NONE, flags };
+    write_call(&mut entry, RecordKind::Request, case, request, ruling);
     ring::submit(entry);
     true
 }
@@ -175,12 +191,9 @@ fn tell<const CURRENT: bool>(
     kind: RecordKind,
     lost: Counter,
     case: &Case<CURRENT>,
-    reason: u16,
-    grant: GrantId,
-    tool: ToolId,
-    flags: u8,
+    ruling: Ruling,
 ) {
-    match begin(kind, case, reason, grant, tool, flags) {
+    match begin(kind, case, ruling) {
         Some(entry) => ring::submit_later(entry),
         None => counters::count(lost),
     }
@@ -190,29 +203,24 @@ fn tell<const CURRENT: bool>(
 fn begin<const CURRENT: bool>(
     kind: RecordKind,
     case: &Case<CURRENT>,
-    reason: u16,
-    grant: GrantId,
-    tool: ToolId,
-    flags: u8,
+    ruling: Ruling,
 ) -> Option<RingBufEntry<CallRecord>> {
-    counters::count_reason(reason);
+    counters::count_reason(ruling.reason);
     let mut entry = ring::reserve::<CallRecord>()?;
-    write_call(&mut entry, kind, case, RequestId::NONE, reason, grant, tool, flags);
+    write_call(&mut entry, kind, case, RequestId::NONE, ruling);
     Some(entry)
 }
 
 /// Tells of a call that was denied without asking.
 #[inline(always)]
 pub(crate) fn denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
-    let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::Denied, Counter::LostDenied, case, reason, grant, tool, 0);
+    tell(RecordKind::Denied, Counter::LostDenied, case, Ruling::of(refusal));
 }
 
 /// Tells of a call that would have been denied, of an agent in audit mode.
 #[inline(always)]
 pub(crate) fn audited<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
-    let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::Audited, Counter::LostAudited, case, reason, grant, tool, 0);
+    tell(RecordKind::Audited, Counter::LostAudited, case, Ruling::of(refusal));
 }
 
 /// Tells of a call that was allowed without asking, or that took a verdict that admits one.
@@ -235,7 +243,7 @@ pub(crate) fn begin_allowed<const CURRENT: bool>(
     if permit.is_taken() {
         flags |= CALL_TOOK_USE;
     }
-    begin(RecordKind::Allowed, case, reason, grant, tool, flags)
+    begin(RecordKind::Allowed, case, Ruling { reason, grant, tool, flags })
 }
 
 /// The second half of [`allowed`].
@@ -252,8 +260,7 @@ pub(crate) fn end_allowed(told: Option<RingBufEntry<CallRecord>>) {
 /// SYN by `hooks/sock_ops.rs`, a live flow by the stack's retransmissions).
 #[inline(always)]
 pub(crate) fn flow_denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refusal) {
-    let Refusal { reason, grant, tool } = *refusal;
-    tell(RecordKind::FlowDenied, Counter::LostFlowDenied, case, reason, grant, tool, 0);
+    tell(RecordKind::FlowDenied, Counter::LostFlowDenied, case, Ruling::of(refusal));
 }
 
 /// Tells of a process.

@@ -135,10 +135,11 @@ async fn serve(args: RunArgs) -> Result<()> {
         Ok(engine) => engine,
         Err(error) if takes_over => return Err(error.into()),
         Err(error) => {
-            kernel.detach()?;
+            kernel.withdraw()?;
             return Err(error.into());
         }
     };
+    kernel.end_other_versions()?;
     events.push(Event::Daemon(DaemonEvent::Started {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation: engine.generation(),
@@ -275,6 +276,7 @@ fn kernel_config(args: &RunArgs, cgroup_root: PathBuf) -> KernelConfig {
 fn start_events(args: &RunArgs) -> Result<(EventQueue, EventStage)> {
     let mut config = EventsConfig::new(&args.events);
     config.syslog.clone_from(&args.syslog);
+    config.facility = args.syslog_facility;
     Ok(start(config, Arc::new(SystemClock))?)
 }
 

@@ -11,6 +11,7 @@ pub mod decision;
 pub mod engine;
 pub mod events;
 pub mod host;
+mod hostile_text;
 pub mod intake;
 pub mod kernel;
 pub mod resolver;

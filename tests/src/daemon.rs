@@ -31,6 +31,11 @@ impl Daemon {
         Self { directory: directory.to_owned(), flags: all, child: None }
     }
 
+    /// One more argument from the next start on.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.flags.push(flag.to_owned());
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }

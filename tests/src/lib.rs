@@ -19,6 +19,7 @@ pub mod events;
 pub mod host;
 pub mod load;
 pub mod network;
+pub mod planes;
 pub mod probe;
 pub mod script;
 pub mod servers;

@@ -16,7 +16,7 @@ use crate::{
     binaries,
     network::Namespace,
     script::{Op, Reply, Request},
-    wait::{SOON, poll_for},
+    wait::{SOON, poll_for, slowed},
 };
 
 /// How long a probe may take where nothing else is said.
@@ -107,7 +107,7 @@ impl Probe {
 
     /// The answer to what was begun, if it comes in time.
     pub fn wait_for(&mut self, ticket: Ticket, deadline: Duration) -> Option<Reply> {
-        let end = Instant::now() + deadline;
+        let end = Instant::now() + slowed(deadline);
         loop {
             if let Some(reply) = self.early.remove(&ticket.0) {
                 return Some(reply);

@@ -14,35 +14,23 @@ mod starts;
 mod statistics;
 mod world;
 
-use std::{
-    ffi::OsString,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 pub(crate) use self::connector::{Options as ConnectorOptions, run as connector};
 use self::{report::Report, world::World};
-use crate::{
-    Output, build, command, host, interrupt,
-    setup::{self, Scope},
-    workspace::Workspace,
-};
+use crate::{interrupt, live};
 
 /// Options of `cargo xtask bench`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// For whom the result is printed
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
+    #[command(flatten)]
+    live: live::Options,
     /// Measure these rows only
     #[arg(long, value_enum, value_delimiter = ',')]
     rows: Vec<RowId>,
-    /// Measure this daemon instead of building one
-    #[arg(long)]
-    daemon: Option<PathBuf>,
 }
 
 /// A row of the table.
@@ -65,17 +53,10 @@ enum RowId {
 
 /// Measures.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { output, rows, daemon } = options;
-    let daemon = match daemon {
-        Some(daemon) => daemon,
-        None => prepare()?,
+    let Options { live, rows } = options;
+    let Some(live::Run { daemon, output }) = live::begin("bench", live, arguments(&rows))? else {
+        return Ok(());
     };
-    if !command::is_root() {
-        // The build belongs to the user; only what follows needs root.
-        return command::again_as_root(arguments(&daemon, output, &rows));
-    }
-    host::sweep("bench")?;
-    interrupt::watch()?;
     let wanted = |row: RowId| rows.is_empty() || rows.contains(&row);
     let mut report = Report::default();
     let outcome = measure(daemon, &wanted, &mut report);
@@ -117,12 +98,6 @@ fn measure(daemon: PathBuf, wanted: &dyn Fn(RowId) -> bool, report: &mut Report)
     measured
 }
 
-fn prepare() -> Result<PathBuf> {
-    let workspace = Workspace::find()?;
-    setup::ensure(&workspace, Scope::Test)?;
-    build::run()
-}
-
 /// Whoever competes for the processors is in the numbers, above all in the tails.
 fn warn_if_busy() -> Result<()> {
     let text = fs::read_to_string("/proc/loadavg").context("can't read the load")?;
@@ -136,15 +111,7 @@ fn warn_if_busy() -> Result<()> {
     Ok(())
 }
 
-fn arguments(daemon: &Path, output: Output, rows: &[RowId]) -> Vec<OsString> {
-    let output = match output {
-        Output::Text => "text",
-        Output::Json => "json",
-    };
-    let mut words: Vec<OsString> =
-        vec!["bench".into(), "--daemon".into(), daemon.into(), "--output".into(), output.into()];
-    for row in rows.iter().filter_map(ValueEnum::to_possible_value) {
-        words.extend(["--rows".into(), row.get_name().into()]);
-    }
-    words
+fn arguments(rows: &[RowId]) -> impl Iterator<Item = OsString> {
+    let values = rows.iter().filter_map(ValueEnum::to_possible_value);
+    values.flat_map(|value| ["--rows".into(), value.get_name().into()])
 }

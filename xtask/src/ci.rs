@@ -10,7 +10,7 @@ pub(crate) fn run() -> Result<()> {
     if let Err(error) = &checks {
         eprintln!("error: {error:#}");
     }
-    let tests = test::run();
+    let tests = test::here();
     match (checks, tests) {
         (Ok(()), tests) => tests,
         (Err(_), Ok(())) => bail!("lint failed (see above); the tests passed"),

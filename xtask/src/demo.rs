@@ -11,45 +11,18 @@ mod report;
 mod stage;
 mod steps;
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Args;
 
 use self::{report::Report, stage::Stage};
-use crate::{
-    Output, build, command, host, interrupt,
-    setup::{self, Scope},
-    workspace::Workspace,
-};
-
-/// Options of `cargo xtask demo`.
-#[derive(Args)]
-pub(crate) struct Options {
-    /// For whom the result is printed
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
-    /// Show this daemon instead of building one
-    #[arg(long)]
-    daemon: Option<PathBuf>,
-}
+use crate::{interrupt, live};
 
 /// Runs the demo.
-pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { output, daemon } = options;
-    let daemon = match daemon {
-        Some(daemon) => daemon,
-        None => prepare()?,
+pub(crate) fn run(options: live::Options) -> Result<()> {
+    let Some(live::Run { daemon, output }) = live::begin("demo", options, [])? else {
+        return Ok(());
     };
-    if !command::is_root() {
-        // The build belongs to the user; only what follows needs root.
-        return command::again_as_root(arguments(&daemon, output));
-    }
-    host::sweep("demo")?;
-    interrupt::watch()?;
     let mut report = Report::default();
     let outcome = play(daemon, &mut report);
     if let Err(error) = &outcome {
@@ -67,18 +40,4 @@ fn play(daemon: PathBuf, report: &mut Report) -> Result<()> {
     }
     interrupt::cleaning_up();
     played
-}
-
-fn prepare() -> Result<PathBuf> {
-    let workspace = Workspace::find()?;
-    setup::ensure(&workspace, Scope::Test)?;
-    build::run()
-}
-
-fn arguments(daemon: &Path, output: Output) -> Vec<OsString> {
-    let output = match output {
-        Output::Text => "text",
-        Output::Json => "json",
-    };
-    vec!["demo".into(), "--daemon".into(), daemon.into(), "--output".into(), output.into()]
 }

@@ -16,9 +16,12 @@ mod host;
 mod interrupt;
 mod lines;
 mod lint;
+mod live;
 mod peer;
 mod setup;
 mod test;
+mod verifier;
+mod vm;
 mod wait;
 mod workspace;
 
@@ -41,12 +44,16 @@ enum Verb {
     Build,
     /// Check format, lints, dependencies, scripts and documents
     Lint,
-    /// Run every test that can run here and sum up
-    Test,
+    /// Run every test that can run here and sum up; `test vm` runs them on other kernels
+    Test(test::Options),
+    /// A shell on another kernel, with enforcement to try
+    Vm(vm::Options),
+    /// Compare what the kernels' verifiers do for the programs with the committed table
+    Verifier(verifier::Options),
     /// What CI runs: lint, then test
     Ci,
     /// Show enforcement step by step on this machine's kernel (needs root)
-    Demo(demo::Options),
+    Demo(live::Options),
     /// Measure what enforcement costs (needs root)
     Bench(bench::Options),
     #[command(name = "__enter", hide = true)]
@@ -74,7 +81,9 @@ fn main() -> ExitCode {
         Verb::Setup(options) => setup::run(&options),
         Verb::Build => build::run().map(|_| ()),
         Verb::Lint => lint::run(),
-        Verb::Test => test::run(),
+        Verb::Test(options) => test::run(options),
+        Verb::Vm(options) => vm::run(&options),
+        Verb::Verifier(options) => verifier::run(&options),
         Verb::Ci => ci::run(),
         Verb::Demo(options) => demo::run(options),
         Verb::Bench(options) => bench::run(options),

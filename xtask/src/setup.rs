@@ -6,12 +6,14 @@
 
 mod library_sources;
 mod packages;
+mod private_apt;
 
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+pub(crate) use self::private_apt::PrivateApt;
 use crate::{command, workspace::Workspace};
 
 const BPF_LINKER_VERSION: &str = "0.10.4";
@@ -28,7 +30,7 @@ pub(crate) struct Options {
     lint: bool,
 }
 
-/// What a piece is needed for. Each includes those before it.
+/// What a piece is needed for. `Test` includes `Build`; the others include both of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
     /// `cargo xtask build`.
@@ -37,6 +39,14 @@ pub(crate) enum Scope {
     Test,
     /// `cargo xtask lint`.
     Lint,
+    /// `cargo xtask test vm`, `vm` and `verifier`.
+    Vm,
+}
+
+impl Scope {
+    fn includes(self, other: Self) -> bool {
+        other == self || other <= self.min(Self::Test)
+    }
 }
 
 /// Whether a piece is there.
@@ -134,7 +144,32 @@ const PIECES: &[Piece] = &[
         state: || Ok(program_state_of(Command::new("cargo").args(["deny", "--version"]))),
         install: |workspace| cargo_install(workspace, "cargo-deny", CARGO_DENY_VERSION),
     },
+    Piece {
+        name: "QEMU",
+        why: "boots other kernels in software emulation",
+        scope: Scope::Vm,
+        state: || Ok(program_state("qemu-system-x86_64")),
+        install: |_| packages::install(&["qemu-system-x86"]),
+    },
+    Piece {
+        name: "busybox",
+        why: "the shell of those machines",
+        scope: Scope::Vm,
+        state: || Ok(program_state("busybox")),
+        install: |_| packages::install(&["busybox-static"]),
+    },
+    Piece {
+        name: "depmod",
+        why: "tells which module of a kernel needs which",
+        scope: Scope::Vm,
+        state: || Ok(program_state("depmod")),
+        install: |_| packages::install(&["kmod"]),
+    },
 ];
+
+fn pieces(scope: Scope) -> impl Iterator<Item = &'static Piece> {
+    PIECES.iter().filter(move |piece| scope.includes(piece.scope))
+}
 
 /// Sets the machine up, or only looks.
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -144,7 +179,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return ensure(&workspace, scope);
     }
     let mut missing = Vec::new();
-    for piece in PIECES.iter().filter(|piece| piece.scope <= scope) {
+    for piece in pieces(scope) {
         match (piece.state)()? {
             State::Present(what) => println!("{}: already there ({what})", piece.name),
             State::Missing => {
@@ -161,7 +196,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Installs what is missing for `scope`.
 pub(crate) fn ensure(workspace: &Workspace, scope: Scope) -> Result<()> {
-    for piece in PIECES.iter().filter(|piece| piece.scope <= scope) {
+    for piece in pieces(scope) {
         if let State::Present(what) = (piece.state)()? {
             println!("{}: already there ({what})", piece.name);
             continue;
@@ -183,7 +218,7 @@ pub(crate) fn ensure(workspace: &Workspace, scope: Scope) -> Result<()> {
 /// Names of the pieces that are missing for `scope`.
 pub(crate) fn missing(_: &Workspace, scope: Scope) -> Result<Vec<&'static str>> {
     let mut names = Vec::new();
-    for piece in PIECES.iter().filter(|piece| piece.scope <= scope) {
+    for piece in pieces(scope) {
         if let State::Missing = (piece.state)()? {
             names.push(piece.name);
         }
@@ -232,4 +267,19 @@ fn rustup_component(workspace: &Workspace, component: &str) -> Result<()> {
              with its component {component} by other means"
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lint_and_vm_need_nothing_of_each_other() {
+        let all = [Scope::Build, Scope::Test, Scope::Lint, Scope::Vm];
+        let included = |scope: Scope| all.map(|other| scope.includes(other));
+        assert_eq!(included(Scope::Build), [true, false, false, false]);
+        assert_eq!(included(Scope::Test), [true, true, false, false]);
+        assert_eq!(included(Scope::Lint), [true, true, true, false]);
+        assert_eq!(included(Scope::Vm), [true, true, false, true]);
+    }
 }

@@ -6,6 +6,7 @@
 
 mod libtest;
 mod scripts;
+mod vm;
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 
 use self::libtest::Tally;
@@ -23,23 +25,46 @@ use crate::{
     workspace::{KERNEL_PACKAGE, SYSTEM_TESTS, Workspace},
 };
 
+/// Options of `cargo xtask test`.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    place: Option<Place>,
+}
+
+/// Where else than here.
+#[derive(Subcommand)]
+enum Place {
+    /// Run the whole-system tests on other kernels, in virtual machines
+    Vm(vm::Options),
+}
+
 /// A suite and what came of it.
 struct Suite {
-    name: &'static str,
+    name: String,
     tally: Tally,
 }
 
-/// Runs every suite.
-pub(crate) fn run() -> Result<()> {
+/// Runs what is asked for.
+pub(crate) fn run(options: Options) -> Result<()> {
+    match options.place {
+        Some(Place::Vm(options)) => vm::run(options),
+        None => here(),
+    }
+}
+
+/// Runs every suite on this machine.
+pub(crate) fn here() -> Result<()> {
     let workspace = Workspace::find()?;
     setup::ensure(&workspace, Scope::Test)?;
     build::run()?;
     let mut suites = vec![
-        Suite { name: "T0 (no kernel)", tally: plain_tests(&workspace)? },
-        Suite { name: "T0 (scripts)", tally: scripts::run(&workspace)? },
+        Suite { name: "T0 (no kernel)".to_owned(), tally: plain_tests(&workspace)? },
+        Suite { name: "T0 (scripts)".to_owned(), tally: scripts::run(&workspace)? },
     ];
     if workspace.has(SYSTEM_TESTS) {
-        suites.push(Suite { name: "T1 (whole system)", tally: system_tests(&workspace)? });
+        let tally = system_tests(&workspace)?;
+        suites.push(Suite { name: "T1 (whole system)".to_owned(), tally });
     }
     report(&suites)
 }
@@ -122,13 +147,8 @@ fn report(suites: &[Suite]) -> Result<()> {
     table.set_header(["suite", "passed", "failed", "skipped"]);
     let mut sum = Tally::default();
     for Suite { name, tally } in suites {
-        let Tally { passed, failed, skipped, failures, reasons } = tally;
-        table.add_row([
-            (*name).to_owned(),
-            passed.to_string(),
-            failed.to_string(),
-            skipped.to_string(),
-        ]);
+        let Tally { passed, failed, skipped, failures, reasons, tests: _ } = tally;
+        table.add_row([name.clone(), passed.to_string(), failed.to_string(), skipped.to_string()]);
         sum.passed += passed;
         sum.failed += failed;
         sum.skipped += skipped;

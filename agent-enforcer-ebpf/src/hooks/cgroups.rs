@@ -8,7 +8,7 @@
 use core::ffi::c_void;
 
 use agent_enforcer_common::{
-    glob::{GlobState, GlobStep},
+    glob::{END, GlobState, GlobStep},
     process::{
         CgroupPattern, PATTERN_BYTES, PATTERN_LIMIT, PatternScope, ProcessTag, SELECTOR_SLOTS,
         TERM_WORDS, TermSet,
@@ -33,6 +33,9 @@ use crate::{
 
 /// Steps of one comparison; a pattern with several `**` over a long path needs some thousands.
 const STEP_LIMIT: u32 = 1 << 16;
+/// Steps of the search for a unit: every byte of the path, and its end.
+#[expect(clippy::cast_possible_truncation, reason = "1024")]
+const UNIT_STEPS: u32 = PATH_BYTES as u32 + 1;
 
 /// `(struct cgroup *cgrp, const char *path)`
 #[inline(always)]
@@ -54,7 +57,7 @@ pub(crate) fn mkdir(ctx: &RawTracePointContext) {
     scratch.unit_start = 0;
     // SAFETY: the callback has the signature that the helper demands (5.17), and no context.
     unsafe {
-        bpf_loop(PATH_BYTES as u32 + 1, find_unit as *mut c_void, core::ptr::null_mut(), 0);
+        bpf_loop(UNIT_STEPS, find_unit as *mut c_void, core::ptr::null_mut(), 0);
     }
     let mut slot = 0;
     while slot < SELECTOR_SLOTS {
@@ -173,24 +176,26 @@ extern "C" fn step_one(_turn: u64, _context: *mut c_void) -> u64 {
     }
 }
 
+/// VERIFIER: the compiler may check `position - 1` in place of what it calculated from it, and
+/// verifiers to 6.18 forget that the one bounds the other. A hidden value is checked itself.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "the condition above it bounds the index")]
-fn pattern_byte(pattern: &CgroupPattern, position: u32) -> Option<u8> {
-    let position = position as usize;
+fn pattern_byte(pattern: &CgroupPattern, position: u32) -> u8 {
+    let position = core::hint::black_box(position) as usize;
     if position >= pattern.length as usize || position >= PATTERN_BYTES {
-        return None;
+        return END;
     }
-    Some(pattern.glob[position])
+    pattern.glob[position]
 }
 
 /// VERIFIER: the mask bounds the index.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "the mask bounds the index")]
-fn byte(path: &[u8; PATH_BYTES], length: u32, position: u32) -> Option<u8> {
+fn byte(path: &[u8; PATH_BYTES], length: u32, position: u32) -> u8 {
     if position >= length {
-        return None;
+        return END;
     }
-    Some(path[position as usize & (PATH_BYTES - 1)])
+    path[position as usize & (PATH_BYTES - 1)]
 }
 
 const _: () = assert!(PATH_BYTES.is_power_of_two());

@@ -1,9 +1,9 @@
 //! cgroup `sock_ops`: the timers of a held connection.
 //!
 //! A held SYN is retransmitted after one jiffy, so that an answer that comes a little late costs
-//! a little time. There are many of them while the decision is open. With the first one after that
-//! the number of those still to come is set, once: the usual ones where the flow is allowed, a few
-//! where it is denied, none where nobody is left to decide. So a denied caller learns even where
+//! a little time. There are many of them while the decision is open. With each one after that the
+//! number of all is set: so that the usual ones are still to come where the flow is allowed, few
+//! where it is denied, one where nobody is left to decide. So a denied caller learns even where
 //! its socket is never reset: the wish found no room in the ring, or the daemon died.
 
 use agent_enforcer_common::{destination::PROTOCOL_TCP, tag::FlowState};
@@ -22,8 +22,9 @@ use crate::{
 
 /// First retransmission time-out of a held SYN, jiffies.
 const HELD_SYN_TIMEOUT: u32 = 1;
-/// Retransmissions that the daemon has for resetting a connection that it denied.
-const RESET_RETRIES: u32 = 3;
+/// Retransmissions of a SYN that is denied, from its first on: as they double from one jiffy, the
+/// daemon has some seconds for the reset; what was held for longer ends with the next one.
+const DENIED_RETRIES: u32 = 10;
 /// Retransmissions of a SYN that goes out (net/ipv4/tcp.h `TCP_SYN_RETRIES`).
 const SYN_RETRIES: u32 = 6;
 
@@ -54,16 +55,11 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) {
     if pending && alive {
         return;
     }
-    let mut retries = if tag.state == FlowState::Allowed as u8 {
-        ctx.arg(0).saturating_add(SYN_RETRIES)
-    } else if alive {
-        // The daemon resets what it denied; it may be behind.
-        ctx.arg(0).saturating_add(RESET_RETRIES)
-    } else {
-        1
-    };
-    // Not again with the next one: what is denied would never come to its end.
-    let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTO_CB_FLAG).cast_signed());
+    let mut retries = if alive { DENIED_RETRIES } else { 1 };
+    if tag.state == FlowState::Allowed as u8 {
+        retries = ctx.arg(0).saturating_add(SYN_RETRIES);
+        let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTO_CB_FLAG).cast_signed());
+    }
     // SAFETY: the context of this hook (5.8: `TCP_SYNCNT`).
     unsafe { set_option(ctx.ops.cast(), i32::from(PROTOCOL_TCP), TCP_SYNCNT, &mut retries) };
 }

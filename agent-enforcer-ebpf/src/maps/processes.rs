@@ -56,7 +56,7 @@ pub(crate) fn get(tgid: u32) -> Option<ProcessTag> {
 #[inline(always)]
 pub(crate) fn of_current(tgid: u32) -> Option<&'static ProcessTag> {
     // SAFETY: only written whole, by this task's own exec.
-    unsafe { AE_PROCS.get(&tgid) }
+    unsafe { AE_PROCS.get(tgid) }
 }
 
 #[inline(always)]

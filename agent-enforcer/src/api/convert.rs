@@ -4,6 +4,28 @@
 //! on one side and forgotten on the other does not compile. Answers always convert; questions are
 //! checked for shape only, their meaning is judged by the domain.
 
+/// Both conversions of a domain struct and its message. First the fields that are the same on both
+/// sides; then those that are not: `field = message_field (way out, way in)`.
+macro_rules! both_ways {
+    ($domain:path, $message:path {
+        $($same:ident),* $(; $($ours:ident = $theirs:ident ($out:expr, $back:expr)),*)? $(,)?
+    }) => {
+        impl From<$domain> for $message {
+            fn from(ours: $domain) -> Self {
+                let $domain { $($same,)* $($($ours,)*)? } = ours;
+                Self { $($same,)* $($($theirs: $out($ours),)*)? }
+            }
+        }
+
+        impl From<$message> for $domain {
+            fn from(theirs: $message) -> Self {
+                let $message { $($same,)* $($($theirs,)*)? } = theirs;
+                Self { $($same,)* $($($ours: $back($theirs),)*)? }
+            }
+        }
+    };
+}
+
 mod call;
 mod grant;
 mod policy;
@@ -56,6 +78,10 @@ fn number(count: usize) -> u64 {
 
 fn count(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn each<T: Into<U>, U, Out: FromIterator<U>>(all: impl IntoIterator<Item = T>) -> Out {
+    all.into_iter().map(Into::into).collect()
 }
 
 /// An error of the domain on its way out; its message stays whole up to [`MESSAGE_LIMIT`].

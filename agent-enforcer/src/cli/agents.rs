@@ -17,13 +17,7 @@ const DIGEST_CHARACTERS: usize = 12;
 
 pub(super) async fn list(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let agents = client.agents().await?;
-    if console.is_json() {
-        console.json(&agents)?;
-    } else {
-        let text = render(&agents, SystemTime::now(), console.style);
-        console.text(&text)?;
-    }
-    Ok(Exit::Done)
+    console.show(&*agents, |agents, style| render(agents, SystemTime::now(), style))
 }
 
 fn render(agents: &[AgentView], now: SystemTime, style: Style) -> String {

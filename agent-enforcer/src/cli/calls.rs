@@ -40,13 +40,7 @@ struct Target {
 
 pub(super) async fn pending(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let calls = client.pending().await?;
-    if console.is_json() {
-        console.json(&calls)?;
-    } else {
-        let text = render_pending(&calls, SystemTime::now(), console.style);
-        console.text(&text)?;
-    }
-    Ok(Exit::Done)
+    console.show(&*calls, |calls, style| render_pending(calls, SystemTime::now(), style))
 }
 
 pub(super) async fn explain(
@@ -56,13 +50,7 @@ pub(super) async fn explain(
 ) -> Result<Exit, Failure> {
     let ExplainArgs { pid, to: Target { peer, protocol } } = args;
     let explanation = client.explain(ExplainQuestion { pid, to: peer, protocol }).await?;
-    if console.is_json() {
-        console.json(&explanation)?;
-    } else {
-        let text = render_explanation(&explanation, console.style);
-        console.text(&text)?;
-    }
-    Ok(Exit::Done)
+    console.show(&explanation, render_explanation)
 }
 
 fn render_pending(calls: &[PendingView], now: SystemTime, style: Style) -> String {

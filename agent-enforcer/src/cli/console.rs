@@ -7,11 +7,8 @@ use std::io::{self, BufRead, Write};
 
 use serde::Serialize;
 
-use super::{
-    OutputFormat,
-    text::{printable_json, printable_lines},
-};
-use crate::{api::ApiError, control::ControlError};
+use super::{OutputFormat, text::printable_lines};
+use crate::{api::ApiError, control::ControlError, hostile_text::json_escaped};
 
 /// Exit codes; documented, stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,10 +123,25 @@ impl Console<'_> {
         self.format == OutputFormat::Json
     }
 
+    /// Writes a result: its JSON document, or what `render` makes of it for people.
+    pub(super) fn show<T: Serialize + ?Sized>(
+        &mut self,
+        result: &T,
+        render: impl FnOnce(&T, Style) -> String,
+    ) -> Result<Exit, Failure> {
+        if self.is_json() {
+            self.json(result)?;
+        } else {
+            let text = render(result, self.style);
+            self.text(&text)?;
+        }
+        Ok(Exit::Done)
+    }
+
     /// Writes one JSON document on a line of its own.
     pub(super) fn json<T: Serialize + ?Sized>(&mut self, document: &T) -> Result<(), Failure> {
         let text = serde_json::to_string(document).map_err(io::Error::other)?;
-        self.line(&printable_json(&text))
+        self.line(&json_escaped(&text))
     }
 
     /// Writes text that is safe already.
@@ -202,7 +214,7 @@ impl Console<'_> {
     fn tell(&mut self, error: &str, remedy: &str, exit: Exit) -> Exit {
         let text = if self.is_json() {
             let document = serde_json::to_string(&FailureDocument { error, remedy });
-            format!("{}\n", printable_json(&document.unwrap_or_default()))
+            format!("{}\n", json_escaped(&document.unwrap_or_default()))
         } else {
             format!("error: {}\n  help: {}\n", printable_lines(error), printable_lines(remedy))
         };

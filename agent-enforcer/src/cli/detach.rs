@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{
     Offline,
     console::{Console, Exit, Failure},
-    text::printable,
+    text::line,
 };
 use crate::api::{ApiError, Client};
 
@@ -64,17 +64,14 @@ pub(super) async fn detach(
         }
         Err(error) => return Err(error.into()),
     };
-    if console.is_json() {
-        console.json(&done)?;
-        return Ok(Exit::Done);
-    }
-    for pin in &done.removed {
-        console.line(&format!("removed {}", printable(pin)))?;
-    }
-    console.line(
-        "enforcement has ended on this host; `systemctl start agent-enforcer` begins it again",
-    )?;
-    Ok(Exit::Done)
+    console.show(&done, |done, _| {
+        let mut text: String =
+            done.removed.iter().map(|pin| line(&format!("removed {pin}"))).collect();
+        text.push_str(&line(
+            "enforcement has ended on this host; `systemctl start agent-enforcer` begins it again",
+        ));
+        text
+    })
 }
 
 fn confirmed(console: &mut Console<'_>) -> Result<bool, Failure> {

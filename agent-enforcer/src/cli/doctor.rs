@@ -44,12 +44,8 @@ pub(super) async fn examine(
     let mut findings = checks(&CheckTargets { bpffs, cgroup_root });
     findings.extend(daemon(ask(socket).await));
     let ok = findings.iter().all(|check| check.level != CheckLevel::Fail);
-    if console.is_json() {
-        console.json(&Report { ok, version: env!("CARGO_PKG_VERSION"), checks: &findings })?;
-    } else {
-        let text = render(&findings, console.style);
-        console.text(&text)?;
-    }
+    let report = Report { ok, version: env!("CARGO_PKG_VERSION"), checks: &findings };
+    console.show(&report, |report, style| render(report.checks, style))?;
     Ok(if ok { Exit::Done } else { Exit::Failed })
 }
 

@@ -10,11 +10,12 @@ use serde::Deserialize;
 
 use super::{
     console::{Console, Exit, Failure, Style},
-    text::{printable, printable_json},
+    text::printable,
 };
 use crate::{
     api::{Client, EventItem, EventQuery},
     control::rfc3339,
+    hostile_text::json_escaped,
 };
 
 /// Show the newest events, or follow them.
@@ -90,7 +91,7 @@ pub(super) async fn show(
     while let Some(item) = events.next().await? {
         shown += 1;
         match item {
-            EventItem::Line(line) if console.is_json() => console.line(&printable_json(&line))?,
+            EventItem::Line(line) if console.is_json() => console.line(&json_escaped(&line))?,
             EventItem::Line(line) => {
                 let text = render(&line, console.style);
                 console.line(&text)?;
@@ -113,7 +114,7 @@ pub(super) async fn show(
 fn render(line: &str, style: Style) -> String {
     let Ok(event) = serde_json::from_str::<Event>(line) else {
         // Of a version that is not known here: better raw than not at all.
-        return printable_json(line).into_owned();
+        return json_escaped(line).into_owned();
     };
     let Event { time, count, message, unmapped, actor } = event;
     let facts = unmapped.agent_enforcer;

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{
     console::{Console, Exit, Failure, Style},
     table::{Table, Tone},
-    text::{printable, relative, span},
+    text::{line, relative, span},
 };
 use crate::{
     api::Client,
@@ -104,36 +104,27 @@ pub(super) async fn issue(
         max_uses,
     };
     let grant = client.grant_issue(spec).await?;
-    if console.is_json() {
-        console.json(&grant)?;
-        return Ok(Exit::Done);
-    }
-    let now = SystemTime::now();
-    let beginning = if grant.not_before > now {
-        format!("begins {}, ", relative(grant.not_before, now))
-    } else {
-        String::new()
-    };
-    console.line(&printable(&format!(
-        "{} issued: {} may use {} for {}; {beginning}ends {}",
-        grant.id,
-        holder(&grant),
-        grant.tools.join(", "),
-        grant.principal,
-        relative(grant.expires, now),
-    )))?;
-    Ok(Exit::Done)
+    console.show(&grant, |grant, _| {
+        let now = SystemTime::now();
+        let beginning = if grant.not_before > now {
+            format!("begins {}, ", relative(grant.not_before, now))
+        } else {
+            String::new()
+        };
+        line(&format!(
+            "{} issued: {} may use {} for {}; {beginning}ends {}",
+            grant.id,
+            holder(grant),
+            grant.tools.join(", "),
+            grant.principal,
+            relative(grant.expires, now),
+        ))
+    })
 }
 
 pub(super) async fn list(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let grants = client.grant_list().await?;
-    if console.is_json() {
-        console.json(&grants)?;
-    } else {
-        let text = render(&grants, SystemTime::now(), console.style);
-        console.text(&text)?;
-    }
-    Ok(Exit::Done)
+    console.show(&*grants, |grants, style| render(grants, SystemTime::now(), style))
 }
 
 pub(super) async fn revoke(
@@ -143,17 +134,14 @@ pub(super) async fn revoke(
 ) -> Result<Exit, Failure> {
     let RevokeArgs { grant, reason } = args;
     let grant = client.grant_revoke(grant, reason).await?;
-    if console.is_json() {
-        console.json(&grant)?;
-    } else {
-        console.line(&printable(&format!(
+    console.show(&grant, |grant, _| {
+        line(&format!(
             "{} revoked: {} may no longer use {} by it",
             grant.id,
-            holder(&grant),
+            holder(grant),
             grant.tools.join(", ")
-        )))?;
-    }
-    Ok(Exit::Done)
+        ))
+    })
 }
 
 fn render(grants: &[GrantView], now: SystemTime, style: Style) -> String {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Offline, PolicySummary,
     console::{Console, Exit, Failure},
-    text::{printable, printable_lines},
+    text::{line, printable, printable_lines},
 };
 use crate::{api::Client, control::PolicyView};
 
@@ -69,32 +69,21 @@ pub(super) fn check(
 
 pub(super) async fn show(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let policy = client.policy_show().await?;
-    if console.is_json() {
-        console.json(&policy)?;
-        return Ok(Exit::Done);
-    }
-    let PolicyView { generation, directory, yaml } = policy;
-    // A comment, so that the output can be used as a policy file.
-    let directory = directory.to_string_lossy();
-    console.line(&format!("# generation {generation}, from {}", printable(&directory)))?;
-    console.text(&printable_lines(&yaml))?;
-    if !yaml.ends_with('\n') {
-        console.text("\n")?;
-    }
-    Ok(Exit::Done)
+    console.show(&policy, |policy, _| {
+        let PolicyView { generation, directory, yaml } = policy;
+        // A comment, so that the output can be used as a policy file.
+        let head =
+            line(&format!("# generation {generation}, from {}", directory.to_string_lossy()));
+        let end = if yaml.ends_with('\n') { "" } else { "\n" };
+        head + &printable_lines(yaml) + end
+    })
 }
 
 pub(super) async fn reload(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let policy = client.policy_reload().await?;
-    if console.is_json() {
-        console.json(&policy)?;
-        return Ok(Exit::Done);
-    }
-    let PolicyView { generation, directory, yaml: _ } = policy;
-    let directory = directory.to_string_lossy();
-    console.line(&format!(
-        "the policy of {} is in force since generation {generation}",
-        printable(&directory)
-    ))?;
-    Ok(Exit::Done)
+    console.show(&policy, |policy, _| {
+        let PolicyView { generation, directory, yaml: _ } = policy;
+        let directory = directory.to_string_lossy();
+        line(&format!("the policy of {directory} is in force since generation {generation}"))
+    })
 }

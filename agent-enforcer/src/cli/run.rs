@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, error::ErrorKind};
 
-use crate::events::SyslogTarget;
+use crate::events::{SyslogFacility, SyslogTarget};
 
 const RING_PAGE: u32 = 4096;
 
@@ -33,6 +33,9 @@ pub struct RunArgs {
     /// `tcp:HOST:PORT`; can be given more than once.
     #[arg(long, value_name = "TARGET")]
     pub syslog: Vec<SyslogTarget>,
+    /// Facility of the syslog messages: `authpriv`, `auth`, `daemon`, `user`, `local0` to `local7`.
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub syslog_facility: SyslogFacility,
     /// Where the bpf file system is mounted.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,

@@ -11,13 +11,7 @@ use crate::{api::Client, control::Status};
 
 pub(super) async fn show(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let status = client.status().await?;
-    if console.is_json() {
-        console.json(&status)?;
-    } else {
-        let text = render(&status, SystemTime::now(), console.style);
-        console.text(&text)?;
-    }
-    Ok(Exit::Done)
+    console.show(&status, |status, style| render(status, SystemTime::now(), style))
 }
 
 fn render(status: &Status, now: SystemTime, style: Style) -> String {

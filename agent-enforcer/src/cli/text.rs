@@ -5,27 +5,19 @@
 
 use std::{
     borrow::Cow,
-    fmt::Write as _,
     time::{Duration, SystemTime},
 };
 
-/// Characters that change how others are shown, or are not seen themselves.
-const fn is_hostile(character: char) -> bool {
-    matches!(character,
-        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' // C0 with ESC, DEL, C1 with CSI and OSC
-        | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{180b}'..='\u{180f}'
-        | '\u{200b}'..='\u{200f}' // zero width, direction marks
-        | '\u{2028}'..='\u{202e}' // separators, direction embeddings and overrides
-        | '\u{2060}'..='\u{206f}' // joiners, direction isolates
-        | '\u{3164}' | '\u{ffa0}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}'
-        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-        | '\u{e0000}'..='\u{e0fff}' // tags, supplementary variation selectors
-    )
-}
+use crate::hostile_text::is_hostile;
 
 /// One line: hostile characters as `\n`, `\u{1b}`, `\u{202e}`.
 pub(super) fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_hostile)
+}
+
+/// As [`printable`], with its newline.
+pub(super) fn line(text: &str) -> String {
+    printable(text).into_owned() + "\n"
 }
 
 /// As [`printable`], but newlines stay.
@@ -41,25 +33,6 @@ fn escaped(text: &str, hostile: impl Fn(char) -> bool) -> Cow<'_, str> {
     for character in text.chars() {
         if hostile(character) {
             safe.extend(character.escape_default());
-        } else {
-            safe.push(character);
-        }
-    }
-    Cow::Owned(safe)
-}
-
-/// The same JSON with hostile characters as `\uXXXX`: outside strings there are none but spaces.
-pub(super) fn printable_json(json: &str) -> Cow<'_, str> {
-    if !json.contains(is_hostile) {
-        return Cow::Borrowed(json);
-    }
-    let mut safe = String::with_capacity(json.len() + 16);
-    for character in json.chars() {
-        if is_hostile(character) {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                // Writing to a string can't fail.
-                let _ = write!(safe, "\\u{unit:04x}");
-            }
         } else {
             safe.push(character);
         }
@@ -114,15 +87,6 @@ mod tests {
             assert_eq!(printable(hostile), shown);
         }
         assert_eq!(printable_lines("a: 1\nb: \u{1b}\n"), "a: 1\nb: \\u{1b}\n");
-    }
-
-    #[test]
-    fn escaped_json_means_the_same() {
-        let value = serde_json::json!({ "task": "\u{1b}\u{9b}\u{202e}\u{e0041}\u{7f}\"\\ \u{e9}" });
-        let text = value.to_string();
-        let safe = printable_json(&text);
-        assert!(!safe.contains(is_hostile));
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
     }
 
     #[test]

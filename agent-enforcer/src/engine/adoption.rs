@@ -105,15 +105,7 @@ impl Engine {
 
     /// Sockets that a newly recognised process brought along.
     pub(super) fn tag_inherited_sockets(&mut self, facts: &ProcessFacts) {
-        let tag = ProcessTag {
-            instance: facts.instance,
-            exec: facts.exec,
-            start_ns: facts.start_ns,
-            exe_inode: facts.exe_inode,
-            exe_device: facts.exe_device,
-            agent: facts.agent,
-        };
-        tag_sockets(&mut self.processes, facts.tgid, &tag);
+        tag_sockets(&mut self.processes, facts.tgid, &facts.tag());
     }
 
     fn take_in(&mut self, adoption: Adoption<ProcessTag>) {
@@ -122,16 +114,10 @@ impl Engine {
         marked.sort_by_key(|(process, _)| process.start_ns);
         for (process, tag) in marked {
             let facts = ProcessFacts {
-                instance: tag.instance,
-                exec: tag.exec,
-                start_ns: tag.start_ns,
-                exe_inode: tag.exe_inode,
-                exe_device: tag.exe_device,
-                agent: tag.agent,
                 tgid: process.pid,
                 uid: process.uid,
                 gid: process.gid,
-                ..ProcessFacts::default()
+                ..ProcessFacts::of(&tag)
             };
             self.attest(&facts);
         }

@@ -217,16 +217,7 @@ impl Engine {
             let steps = vec![step("agent", found, false)];
             return Ok(explanation("denied", Reason::AgentUnknown, &destination, steps));
         };
-        let facts = ProcessFacts {
-            instance: tag.instance,
-            exec: tag.exec,
-            start_ns: tag.start_ns,
-            exe_inode: tag.exe_inode,
-            exe_device: tag.exe_device,
-            agent: tag.agent,
-            tgid: *pid,
-            ..ProcessFacts::default()
-        };
+        let facts = ProcessFacts { tgid: *pid, ..ProcessFacts::of(&tag) };
         let identity = self.attest(&facts);
         let mut explained = self.explain_agent(&name, &facts, identity, &destination);
         explained.agent = Some(name.to_string());

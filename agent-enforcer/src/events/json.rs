@@ -9,43 +9,13 @@ use std::{borrow::Cow, fmt::Write as _, io, path::Path};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-/// Whether a character may not stand in a line as it is. JSON escapes C0 by itself.
-pub(super) const fn is_hostile(character: char) -> bool {
-    matches!(character,
-        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' // controls: C0, DEL, C1
-        | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{70f}' | '\u{115f}'..='\u{1160}'
-        | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
-        | '\u{200b}'..='\u{200f}' // zero width, direction marks
-        | '\u{2028}'..='\u{202e}' // separators, direction embeddings and overrides
-        | '\u{2060}'..='\u{206f}' // joiners, direction isolates
-        | '\u{3164}' | '\u{ffa0}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}'
-        | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1345f}'
-        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-        | '\u{e0000}'..='\u{e0fff}' // tags, supplementary variation selectors
-    )
-}
+use crate::hostile_text::json_escaped;
 
 /// The line of a value, without the newline.
 pub(super) fn line<T: Serialize>(value: &T) -> Result<String, serde_json::Error> {
     let mut bytes = Vec::with_capacity(2048);
     value.serialize(&mut Serializer::with_formatter(&mut bytes, LineFormatter))?;
     String::from_utf8(bytes).map_err(serde::ser::Error::custom)
-}
-
-/// The same care outside JSON: hostile characters as the text `\uXXXX`.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(is_hostile) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for character in text.chars() {
-        if is_hostile(character) {
-            push_escape(&mut out, character);
-        } else {
-            out.push(character);
-        }
-    }
-    Cow::Owned(out)
 }
 
 /// A path as text. The flag says that it is not UTF-8: then the bytes that are not, and `%`,
@@ -80,14 +50,7 @@ impl Formatter for LineFormatter {
         if fragment.is_ascii() && !fragment.contains('\u{7f}') {
             return writer.write_all(fragment.as_bytes());
         }
-        writer.write_all(printable(fragment).as_bytes())
-    }
-}
-
-fn push_escape(out: &mut String, character: char) {
-    for unit in character.encode_utf16(&mut [0; 2]) {
-        // Writing to a string does not fail.
-        let _ = write!(out, "\\u{unit:04x}");
+        writer.write_all(json_escaped(fragment).as_bytes())
     }
 }
 
@@ -98,6 +61,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::hostile_text::is_hostile;
 
     #[test]
     fn hostile_strings_stay_on_their_line_and_come_back_whole() {
@@ -115,7 +79,7 @@ mod tests {
             ("quotes and backslashes", "\"},{\"sequence\":1,\\u0041"),
         ] {
             let line = line(&hostile).unwrap();
-            assert!(!line.chars().any(is_hostile), "{name}: {line:?}");
+            assert!(!line.contains(is_hostile), "{name}: {line:?}");
             assert_eq!(serde_json::from_str::<String>(&line).unwrap(), hostile, "{name}");
         }
     }
@@ -133,17 +97,11 @@ mod tests {
         assert_eq!(path_text(Path::new("/tmp/100%/ok")), ("/tmp/100%/ok".into(), false));
     }
 
-    #[test]
-    fn printable_text_has_no_hostile_character() {
-        assert_eq!(printable("a\nb\u{e0041}"), "a\\u000ab\\udb40\\udc41");
-        assert!(matches!(printable("plain"), Cow::Borrowed("plain")));
-    }
-
     proptest! {
         #[test]
         fn any_string_is_one_line_and_comes_back(text in any::<String>()) {
             let line = line(&text).unwrap();
-            prop_assert!(!line.chars().any(is_hostile));
+            prop_assert!(!line.contains(is_hostile));
             prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
         }
 

@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs::File, panic::resume_unwind, path::PathBuf, t
 use agent_enforcer_common::{config::Limits, names};
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::MapError,
+    maps::{MapError, MapInfo},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
         ProgramError, RawTracePoint, SockOps,
@@ -164,9 +164,9 @@ impl Kernel {
         loader
             .override_global(names::OFFSETS, &offsets, true)
             .override_global(names::LIMITS, &config.limits, true)
-            .map_max_entries(names::PROCS, config.max_processes)
-            .map_max_entries(names::VERDICTS, config.max_verdicts)
-            .map_max_entries(names::RING, config.ring_bytes);
+            .map_max_entries(names::PROCS, size(&pins, names::PROCS, config.max_processes))
+            .map_max_entries(names::VERDICTS, size(&pins, names::VERDICTS, config.max_verdicts))
+            .map_max_entries(names::RING, size(&pins, names::RING, config.ring_bytes));
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
@@ -200,8 +200,18 @@ impl Kernel {
             self.pins.replace_link(name)?;
             self.links.push(link);
         }
-        self.pins.remove_other_versions()?;
         Ok(())
+    }
+
+    /// Ends programs of another release, which judge beside these. Only once the agents' processes are in
+    /// the new tables: until then nobody else knows them.
+    pub fn end_other_versions(&self) -> Result<(), LoadError> {
+        Ok(self.pins.remove_other_versions()?)
+    }
+
+    /// Takes back what [`Self::attach`] did; programs of another release stay in force.
+    pub fn withdraw(self) -> Result<(), LoadError> {
+        Ok(self.pins.remove_own_version()?)
     }
 
     /// Names of the programs in force.
@@ -211,9 +221,23 @@ impl Kernel {
 
     /// Ends enforcement.
     pub fn detach(self) -> Result<(), LoadError> {
-        self.pins.remove_all()?;
-        Ok(())
+        Ok(self.pins.remove_all()?)
     }
+}
+
+/// A pinned map is taken over as it is: a ring that is read as one of another size yields nonsense.
+fn size(pins: &Pins, map: &'static str, wanted: u32) -> u32 {
+    let Ok(pinned) = MapInfo::from_pin(pins.map(map)) else { return wanted };
+    let size = pinned.max_entries();
+    if size != wanted {
+        tracing::warn!(
+            map,
+            size,
+            wanted,
+            "a pinned map keeps its size; `agent-enforcer detach` and a new start change it"
+        );
+    }
+    size
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, LoadError> {

@@ -126,6 +126,11 @@ impl Pins {
         fs::rename(&next, self.link(program)).map_err(|source| io_error("rename", &next, source))
     }
 
+    /// Removes the pins of this ABI version.
+    pub fn remove_own_version(&self) -> Result<(), PinsError> {
+        remove_tree(&self.version())
+    }
+
     /// Removes pins of other ABI versions, after this one is in force.
     pub fn remove_other_versions(&self) -> Result<(), PinsError> {
         let own = self.version();

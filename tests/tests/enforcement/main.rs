@@ -11,6 +11,7 @@
 )]
 
 mod basics;
+mod doctor;
 mod events;
 mod families;
 mod grants;

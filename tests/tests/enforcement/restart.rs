@@ -7,6 +7,7 @@ use std::{
 
 use agent_enforcer_tests::{
     GrantRequest, Op, Probe, TestHost,
+    load::LoadOp,
     wait::{SOON, wait_until},
 };
 use libc::{EACCES, SOCK_DGRAM};
@@ -167,6 +168,44 @@ fn there_is_no_moment_without_enforcement_while_daemons_change() {
     assert!(agent.run(dial(&host, 40)).is_denied());
     let after = host.wait_denied("tool_not_approved", agent.pid());
     assert_eq!(after.own("instance"), before.own("instance"));
+}
+
+#[test]
+fn programs_of_another_release_stay_until_their_successors_know_the_agents() {
+    let mut host = TestHost::start();
+    let mut agent = host.agent("strict");
+    host.daemon.kill();
+    let pins = host.daemon.bpffs().join("agent-enforcer");
+    let own = std::fs::read_dir(&pins).unwrap().next().unwrap().unwrap().path();
+    let other = pins.join("v0");
+    std::fs::rename(&own, &other).unwrap();
+    let (address, calls) = (host.at(50), u64::MAX);
+    let flood = agent.begin_load(LoadOp::Flood { address, ports: 1, calls, millis: 5000 });
+    host.daemon.start();
+    assert!(!other.exists() && own.exists());
+    let tally = agent.finish_load(flood);
+    assert!(tally.total() > 1000 && tally.of(0) == 0, "{tally:?}");
+    assert!(host.servers.at(host.at(50)).is_empty());
+    assert!(agent.run(dial(&host, 10)).is_ok());
+}
+
+#[test]
+fn tables_in_force_keep_their_size_whatever_the_next_daemon_is_told() {
+    for size in ["--ring-bytes=65536", "--ring-bytes=16777216"] {
+        let mut host = TestHost::builder().flag("--requests-per-second=1000000").build();
+        let mut agent = host.agent("strict");
+        // More records than the smaller ring holds: from here on the sizes are not alike.
+        let (address, calls) = (host.at(50), 2000);
+        agent.load(LoadOp::Flood { address, ports: 1, calls, millis: 20_000 });
+        host.daemon.stop();
+        host.daemon.add_flag(size);
+        host.daemon.start();
+        let mut new = host.agent("strict");
+        assert!(new.run(dial(&host, 10)).is_ok());
+        assert!(new.run(dial(&host, 50)).is_denied());
+        host.wait_denied("no_tool", new.pid());
+        assert!(host.daemon.log().contains("keeps its size"), "{}", host.daemon.log());
+    }
 }
 
 #[test]

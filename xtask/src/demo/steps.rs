@@ -39,10 +39,12 @@ pub(super) fn play(stage: &mut Stage, report: &mut Report) -> Result<()> {
     endings::detach_ends_enforcement(stage, report)
 }
 
-/// Waits for a call event, after the first `skip` ones, of which all `fields` are as given.
-fn await_call_event(stage: &Stage, skip: usize, fields: &[(&str, &str)]) -> Result<Value> {
+/// Waits for a call event, after the first `skip` ones, of which all `fields` are as given, and
+/// shows it.
+fn show_call_event(stage: &Stage, skip: usize, fields: &[(&str, &str)]) -> Result<Value> {
     let wanted = fields.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
-    wait::for_answer(&format!("an event with {}", wanted.join(" ")), EVENT_LIMIT, || {
+    let what = format!("an event with {}", wanted.join(" "));
+    let event = wait::for_answer(&what, EVENT_LIMIT, || {
         let events = stage.daemon.call_events()?;
         let fits = |event: &&Value| fields.iter().all(|(key, value)| text(event, key) == *value);
         Ok(events.iter().skip(skip).find(fits).cloned())
@@ -51,7 +53,9 @@ fn await_call_event(stage: &Stage, skip: usize, fields: &[(&str, &str)]) -> Resu
         let newest = stage.daemon.call_events().unwrap_or_default().into_iter().skip(skip);
         let newest: Vec<_> = newest.map(|event| summary(&event)).collect();
         format!("the events since then:\n{}", newest.join("\n"))
-    })
+    })?;
+    println!("   | event: {}", summary(&event));
+    Ok(event)
 }
 
 /// A field as text; `-` where there is none.

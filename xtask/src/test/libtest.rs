@@ -19,6 +19,8 @@ pub(crate) struct Tally {
     pub failures: Vec<String>,
     /// Why tests did not run, and how many for each reason.
     pub reasons: BTreeMap<String, usize>,
+    /// Each test by its name, and the word for what came of it.
+    pub tests: BTreeMap<String, String>,
 }
 
 /// Reads line by line.
@@ -77,6 +79,7 @@ impl Parser {
     }
 
     fn single(&mut self, name: &str, word: &str) {
+        self.tally.tests.insert(name.to_owned(), word.to_owned());
         if word == "FAILED" {
             self.tally.failures.push(name.to_owned());
         } else if let Some(reason) = word.strip_prefix("ignored") {

@@ -2,73 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use super::{count, number, path, path_bytes, system_time, unix_ns};
+use super::{count, each, number, path, path_bytes, system_time, unix_ns};
 use crate::{
     api::wire,
     control::{ControlError, ExplainQuestion, ExplainStep, Explanation, PendingView},
 };
 
-impl From<PendingView> for wire::PendingCall {
-    fn from(call: PendingView) -> Self {
-        let PendingView {
-            request,
-            agent,
-            instance,
-            pid,
-            exe,
-            destination,
-            tool,
-            reason,
-            since,
-            until,
-            calls,
-        } = call;
-        Self {
-            request,
-            agent,
-            instance,
-            pid,
-            exe: path_bytes(exe),
-            destination,
-            tool,
-            reason,
-            since_unix_ns: unix_ns(since),
-            until_unix_ns: unix_ns(until),
-            calls: number(calls),
-        }
-    }
-}
-
-impl From<wire::PendingCall> for PendingView {
-    fn from(call: wire::PendingCall) -> Self {
-        let wire::PendingCall {
-            request,
-            agent,
-            instance,
-            pid,
-            exe,
-            destination,
-            tool,
-            reason,
-            since_unix_ns,
-            until_unix_ns,
-            calls,
-        } = call;
-        Self {
-            request,
-            agent,
-            instance,
-            pid,
-            exe: path(exe),
-            destination,
-            tool,
-            reason,
-            since: system_time(since_unix_ns),
-            until: system_time(until_unix_ns),
-            calls: count(calls),
-        }
-    }
-}
+both_ways!(PendingView, wire::PendingCall {
+    request, agent, instance, pid, destination, tool, reason;
+    exe = exe (path_bytes, path),
+    since = since_unix_ns (unix_ns, system_time),
+    until = until_unix_ns (unix_ns, system_time),
+    calls = calls (number, count)
+});
 
 impl From<ExplainQuestion> for wire::ExplainRequest {
     fn from(question: ExplainQuestion) -> Self {
@@ -101,37 +47,12 @@ impl TryFrom<wire::ExplainRequest> for ExplainQuestion {
     }
 }
 
-impl From<Explanation> for wire::ExplainResponse {
-    fn from(explanation: Explanation) -> Self {
-        let Explanation { outcome, reason, remedy, agent, instance, destination, steps } =
-            explanation;
-        let steps = steps.into_iter().map(Into::into).collect();
-        Self { outcome, reason, remedy, agent, instance, destination, steps }
-    }
-}
+both_ways!(Explanation, wire::ExplainResponse {
+    outcome, reason, remedy, agent, instance, destination;
+    steps = steps (each, each)
+});
 
-impl From<wire::ExplainResponse> for Explanation {
-    fn from(response: wire::ExplainResponse) -> Self {
-        let wire::ExplainResponse { outcome, reason, remedy, agent, instance, destination, steps } =
-            response;
-        let steps = steps.into_iter().map(Into::into).collect();
-        Self { outcome, reason, remedy, agent, instance, destination, steps }
-    }
-}
-
-impl From<ExplainStep> for wire::ExplainStep {
-    fn from(step: ExplainStep) -> Self {
-        let ExplainStep { question, found, holds } = step;
-        Self { question, found, holds }
-    }
-}
-
-impl From<wire::ExplainStep> for ExplainStep {
-    fn from(step: wire::ExplainStep) -> Self {
-        let wire::ExplainStep { question, found, holds } = step;
-        Self { question, found, holds }
-    }
-}
+both_ways!(ExplainStep, wire::ExplainStep { question, found, holds });
 
 #[cfg(test)]
 mod tests {

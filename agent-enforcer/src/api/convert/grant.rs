@@ -83,75 +83,12 @@ impl TryFrom<wire::GrantIssueRequest> for GrantSpec {
     }
 }
 
-impl From<GrantView> for wire::Grant {
-    fn from(grant: GrantView) -> Self {
-        let GrantView {
-            id,
-            agent,
-            instance,
-            tools,
-            principal,
-            task,
-            reason,
-            issued,
-            not_before,
-            expires,
-            max_uses,
-            uses,
-            state,
-        } = grant;
-        Self {
-            id,
-            agent,
-            instance,
-            tools,
-            principal,
-            task,
-            reason,
-            issued_unix_ns: unix_ns(issued),
-            not_before_unix_ns: unix_ns(not_before),
-            expires_unix_ns: unix_ns(expires),
-            max_uses,
-            uses,
-            state,
-        }
-    }
-}
-
-impl From<wire::Grant> for GrantView {
-    fn from(grant: wire::Grant) -> Self {
-        let wire::Grant {
-            id,
-            agent,
-            instance,
-            tools,
-            principal,
-            task,
-            reason,
-            issued_unix_ns,
-            not_before_unix_ns,
-            expires_unix_ns,
-            max_uses,
-            uses,
-            state,
-        } = grant;
-        Self {
-            id,
-            agent,
-            instance,
-            tools,
-            principal,
-            task,
-            reason,
-            issued: system_time(issued_unix_ns),
-            not_before: system_time(not_before_unix_ns),
-            expires: system_time(expires_unix_ns),
-            max_uses,
-            uses,
-            state,
-        }
-    }
-}
+both_ways!(GrantView, wire::Grant {
+    id, agent, instance, tools, principal, task, reason, max_uses, uses, state;
+    issued = issued_unix_ns (unix_ns, system_time),
+    not_before = not_before_unix_ns (unix_ns, system_time),
+    expires = expires_unix_ns (unix_ns, system_time)
+});
 
 #[cfg(test)]
 mod tests {

@@ -174,7 +174,6 @@ impl Engine {
         let stages: Vec<_> = self.use_stages.iter().map(|(key, stage)| (*key, *stage)).collect();
         for (key, stage) in stages {
             match stage {
-                UseStage::Asked => {}
                 // Its callers are gone; the next call of the image takes what is left in the map.
                 UseStage::InHand(_) | UseStage::Offered(_)
                     if self.pending.first(&key).is_none() =>
@@ -191,7 +190,10 @@ impl Engine {
                     self.use_stages.remove(&key);
                     self.pending.take(&key);
                 }
-                UseStage::InHand(_) | UseStage::Offered(_) | UseStage::Taken(_) => {}
+                UseStage::Asked
+                | UseStage::InHand(_)
+                | UseStage::Offered(_)
+                | UseStage::Taken(_) => {}
             }
         }
     }

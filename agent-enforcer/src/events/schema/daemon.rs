@@ -142,7 +142,7 @@ pub(super) fn parts<'a>(
                 format!("kernel table {table} is full; what finds no room in it is denied");
             let extension = DaemonExtension {
                 table: Some(table),
-                remedy: Some("raise the table's size and restart the daemon"),
+                remedy: Some("enlarge it as docs/operations.md says, and restart who was denied"),
                 ..draft.extension()
             };
             draft.fault(1, message, extension)

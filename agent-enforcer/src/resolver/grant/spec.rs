@@ -12,7 +12,10 @@ use std::{
 use agent_enforcer_common::id::InstanceId;
 
 use super::{GrantSubject, Moment, clock::nanoseconds};
-use crate::{control::GrantSpec, decision::parse_instance, resolver::policy::Policy};
+use crate::{
+    control::GrantSpec, decision::parse_instance, hostile_text::is_hostile,
+    resolver::policy::Policy,
+};
 
 /// Longest life of a grant.
 const LONGEST_LIFE: Duration = Duration::from_hours(24);
@@ -82,9 +85,11 @@ pub enum GrantSpecError {
     /// A text that is too long.
     #[error("the {0} has more than {TEXT_LIMIT} bytes; shorten it")]
     TextTooLong(&'static str),
-    /// A text that could write to a terminal or a log.
-    #[error("the {0} has control or direction characters; write it as plain text on one line")]
-    ControlCharacters(&'static str),
+    /// A text that could steer a terminal or deceive whoever reads it.
+    #[error(
+        "the {0} has control, direction or invisible characters; write it as plain text on one line"
+    )]
+    HostileCharacters(&'static str),
     /// A grant that never lives.
     #[error("the grant has no lifetime; give how long it is to last, like 30m")]
     NoLifetime,
@@ -223,16 +228,10 @@ fn check_text(what: &'static str, text: &str) -> Result<Arc<str>, GrantSpecError
     if text.len() > TEXT_LIMIT {
         return Err(GrantSpecError::TextTooLong(what));
     }
-    if text.chars().any(is_unprintable) {
-        return Err(GrantSpecError::ControlCharacters(what));
+    if text.contains(is_hostile) {
+        return Err(GrantSpecError::HostileCharacters(what));
     }
     Ok(text.into())
-}
-
-/// Control characters, line and paragraph separators, and what reorders the text around it.
-fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -300,15 +299,15 @@ agents:
         assert_eq!(refusal(|s| s.principal = " ".into()), GrantSpecError::NoPrincipal);
         assert_eq!(
             refusal(|s| s.principal = "a\u{1b}[2J".into()),
-            GrantSpecError::ControlCharacters("principal")
+            GrantSpecError::HostileCharacters("principal")
         );
         assert_eq!(
             refusal(|s| s.task = "a\u{202e}b".into()),
-            GrantSpecError::ControlCharacters("task")
+            GrantSpecError::HostileCharacters("task")
         );
         assert_eq!(
             refusal(|s| s.reason = "a\nb".into()),
-            GrantSpecError::ControlCharacters("reason")
+            GrantSpecError::HostileCharacters("reason")
         );
         assert_eq!(refusal(|s| s.task = "x".repeat(513)), GrantSpecError::TextTooLong("task"));
     }

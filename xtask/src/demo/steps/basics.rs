@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{await_call_event, curl_result, mark, string_of, summary, text};
+use super::{curl_result, mark, show_call_event, string_of, text};
 use crate::{
     demo::{
         policy::{CALENDAR, STALL_LIMIT_SECONDS, STRANGER, TICKETS},
@@ -60,8 +60,7 @@ pub(super) fn call_without_grant_is_stalled_and_denied(
     stage.control(&["pending"])?;
     let outcome = finish(curl)?;
     let took = begin.elapsed();
-    let event = await_call_event(stage, mark, &[("outcome", "denied"), ("tool", "tickets")])?;
-    println!("   | event: {}", summary(&event));
+    let event = show_call_event(stage, mark, &[("outcome", "denied"), ("tool", "tickets")])?;
     let limit = Duration::from_secs(STALL_LIMIT_SECONDS);
     let reason = text(&event, "reason");
     let in_time = took >= limit.saturating_sub(AT_ONCE / 10) && took <= limit + SLACK;
@@ -87,8 +86,7 @@ pub(super) fn same_call_with_grant_is_allowed(stage: &Stage, report: &mut Report
     let grant = stage.grant("tickets", "10m")?;
     let id = string_of(&grant, "id")?;
     let result = curl_result(&stage.curl(Place::Agent, TICKETS)?);
-    let event = await_call_event(stage, mark, &[("outcome", "allowed"), ("grant", id)])?;
-    println!("   | event: {}", summary(&event));
+    let event = show_call_event(stage, mark, &[("outcome", "allowed"), ("grant", id)])?;
     let principal = text(&event, "principal");
     report.end(
         "allowed_with_grant",
@@ -108,8 +106,7 @@ pub(super) fn destination_of_no_tool_is_denied_at_once(
     let begin = Instant::now();
     let outcome = stage.curl(Place::Agent, STRANGER)?;
     let took = begin.elapsed();
-    let event = await_call_event(stage, mark, &[("outcome", "denied"), ("reason", "no_tool")])?;
-    println!("   | event: {}", summary(&event));
+    show_call_event(stage, mark, &[("outcome", "denied"), ("reason", "no_tool")])?;
     report.end(
         "denied_no_tool",
         "the call fails at once: no_tool",

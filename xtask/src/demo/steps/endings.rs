@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{await_call_event, curl_result, mark, summary, text};
+use super::{curl_result, mark, show_call_event, summary, text};
 use crate::{
     demo::{
         policy::{ARCHIVE, CALENDAR, STRANGER, TICKETS},
@@ -45,8 +45,7 @@ pub(super) fn expiry_cuts_the_live_flow_and_new_calls(
 
     report.begin("a new call after the expiry");
     let denied = stage.client_get(ARCHIVE)?;
-    let event = await_call_event(stage, mark_cut, &[("outcome", "denied"), ("tool", "archive")])?;
-    println!("   | event: {}", summary(&event));
+    let event = show_call_event(stage, mark_cut, &[("outcome", "denied"), ("tool", "archive")])?;
     report.end(
         "expiry_denies_new_calls",
         "the call fails",

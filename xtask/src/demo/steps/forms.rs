@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{await_call_event, mark, summary, text};
+use super::{mark, show_call_event, text};
 use crate::demo::{
     policy::{ARCHIVE, CALENDAR, METRICS, METRICS_V6, TICKETS_MAPPED},
     report::{Agreement, Report},
@@ -38,9 +38,7 @@ pub(super) fn datagrams(stage: &Stage, report: &mut Report) -> Result<()> {
     report.begin("the agent sends a datagram without a grant");
     let mark_denied = mark(stage)?;
     let denied = stage.datagram(METRICS)?;
-    let event =
-        await_call_event(stage, mark_denied, &[("outcome", "denied"), ("tool", "metrics")])?;
-    println!("   | event: {}", summary(&event));
+    let event = show_call_event(stage, mark_denied, &[("outcome", "denied"), ("tool", "metrics")])?;
     report.end(
         "udp_denied_without_grant",
         "sendto fails: EAGAIN while the decision is open, then EACCES",
@@ -66,9 +64,7 @@ pub(super) fn ipv6(stage: &Stage, report: &mut Report) -> Result<()> {
     report.begin("the agent (a Rust client) calls a tool over IPv6 without a grant");
     let mark_denied = mark(stage)?;
     let denied = stage.client_get(ARCHIVE)?;
-    let event =
-        await_call_event(stage, mark_denied, &[("outcome", "denied"), ("tool", "archive")])?;
-    println!("   | event: {}", summary(&event));
+    let event = show_call_event(stage, mark_denied, &[("outcome", "denied"), ("tool", "archive")])?;
     report.end(
         "ipv6_denied_without_grant",
         "the call fails",

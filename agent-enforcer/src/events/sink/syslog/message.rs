@@ -11,11 +11,11 @@ use syslog_fmt::v5424::{Config, Formatter, Msg, Timestamp};
 use super::{
     super::super::{
         EventClass,
-        json::printable,
         schema::{LOG_NAME, Record, Severity},
     },
     SyslogFacility,
 };
+use crate::hostile_text::json_escaped;
 
 /// 32473 is the number that IANA keeps for whoever has none of their own.
 const ELEMENT: &str = "agentEnforcer@32473";
@@ -45,7 +45,7 @@ impl MessageFormat {
             .checked_add(Duration::from_millis(*time_ms))
             .map(|time| humantime::format_rfc3339_millis(time).to_string());
         let timestamp = time.map_or(Timestamp::None, Timestamp::PreformattedString);
-        let agent = agent.as_deref().map(printable);
+        let agent = agent.as_deref().map(json_escaped);
         let sequence = sequence.map(|sequence| sequence.to_string());
         let parameters = [
             ("agent", agent.as_deref()),

@@ -1,0 +1,187 @@
+//! What the verifier does for each program on each kernel, against a committed table.
+//!
+//! In: the daemon, booted on every supported kernel. Out: instructions processed per program and
+//! kernel, beside those of the table; a refused program, one that the table lacks, and growth
+//! beyond [`GROWTH_PERCENT`] fail. `--update` writes the table anew.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
+use serde_json::json;
+
+use crate::{
+    Output, build, command, interrupt,
+    setup::{self, Scope},
+    vm::{self, Payload},
+    workspace::{SYSTEM_TESTS, Workspace},
+};
+
+const TABLE: &str = "agent-enforcer-ebpf/verifier.json";
+const JOB: &str = concat!(include_str!("vm/guest/enforce.sh"), "exec program-costs\n");
+const GROWTH_PERCENT: u64 = 20;
+
+/// Options of `cargo xtask verifier`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Write the table anew instead of comparing with it
+    #[arg(long)]
+    update: bool,
+    /// For whom the result is printed
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// Program, kernel series, instructions processed.
+type Costs = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// Measures, then compares or writes.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let workspace = Workspace::find()?;
+    setup::ensure(&workspace, Scope::Vm)?;
+    let measured = measure(&workspace)?;
+    let path = workspace.root.join(TABLE);
+    if options.update {
+        let text = serde_json::to_string_pretty(&measured).context("can't write JSON")?;
+        fs::write(&path, text + "\n").with_context(|| format!("can't write {}", path.display()))?;
+        println!("wrote {}", path.display());
+    }
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!("can't read {}; `cargo xtask verifier --update` writes it", path.display())
+    })?;
+    let committed: Costs =
+        serde_json::from_str(&text).with_context(|| format!("{} has no costs", path.display()))?;
+    let faults = faults(&committed, &measured);
+    println!("\n{}", table(&committed, &measured));
+    for fault in &faults {
+        println!("{fault}");
+    }
+    if options.output == Output::Json {
+        println!("{}", json!({ "instructions": measured, "faults": faults }));
+    }
+    if !faults.is_empty() {
+        bail!(
+            "{} differences; if they are meant, run `cargo xtask verifier --update`",
+            faults.len()
+        );
+    }
+    Ok(())
+}
+
+fn measure(workspace: &Workspace) -> Result<Costs> {
+    let daemon = build::run()?;
+    let mut payload = Payload::new(JOB, workspace.target.join("vm/programs"))?;
+    payload.built(&daemon, "bin/agent-enforcer")?;
+    payload.built(&build_program_costs(workspace)?, "bin/program-costs")?;
+    payload.file("policy/policy.yaml", vm::POLICY.as_bytes());
+    interrupt::watch()?;
+    let mut costs = Costs::new();
+    for series in vm::SERIES {
+        let kernel = vm::newest(workspace, series)?;
+        println!("\n{}", kernel.version);
+        let mut said = String::new();
+        let troubles = vm::run_job(workspace, &kernel, &payload, |line| {
+            said.extend([line, "\n"]);
+        })?;
+        if !troubles.is_empty() {
+            bail!("{}: {}\n{said}", kernel.version, troubles.join("\n"));
+        }
+        for (program, instructions) in said.lines().filter_map(cost) {
+            costs.entry(program).or_default().insert(series.to_owned(), instructions);
+        }
+    }
+    Ok(costs)
+}
+
+fn build_program_costs(workspace: &Workspace) -> Result<PathBuf> {
+    const NAME: &str = "program-costs";
+    command::run(workspace.cargo("build").args(["-p", SYSTEM_TESTS, "--bin", NAME]))?;
+    Ok(workspace.target.join("debug").join(NAME))
+}
+
+/// `ae_connect4 1234`.
+fn cost(line: &str) -> Option<(String, u64)> {
+    let (program, instructions) = line.split_once(' ')?;
+    Some((program.to_owned(), instructions.parse().ok()?))
+}
+
+/// What differs more than it may.
+fn faults(committed: &Costs, measured: &Costs) -> Vec<String> {
+    let empty = BTreeMap::new();
+    let mut faults = Vec::new();
+    for (program, now) in measured {
+        let before = committed.get(program).unwrap_or(&empty);
+        for (series, now) in now {
+            match before.get(series) {
+                None => faults.push(format!("{program} on {series}: not in the table")),
+                Some(before) if now * 100 > before * (100 + GROWTH_PERCENT) => faults
+                    .push(format!("{program} on {series}: {before} instructions became {now}")),
+                Some(_) => {}
+            }
+        }
+    }
+    for (program, before) in committed {
+        let now = measured.get(program).unwrap_or(&empty);
+        let gone = before.keys().filter(|series| !now.contains_key(*series));
+        faults.extend(gone.map(|series| format!("{program} on {series}: not loaded")));
+    }
+    faults
+}
+
+fn table(committed: &Costs, measured: &Costs) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_BORDERS_ONLY);
+    table.set_header(std::iter::once("instructions processed").chain(vm::SERIES));
+    for (program, now) in measured {
+        let cell = |series: &str| {
+            let before = committed.get(program).and_then(|costs| costs.get(series));
+            match (now.get(series), before) {
+                (None, _) => "-".to_owned(),
+                (Some(now), Some(before)) if before != now => format!("{now} (was {before})"),
+                (Some(now), _) => now.to_string(),
+            }
+        };
+        table.add_row(std::iter::once(program.clone()).chain(vm::SERIES.map(cell)));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn costs(instructions: &[(&str, &str, u64)]) -> Costs {
+        let mut costs = Costs::new();
+        for (program, series, count) in instructions {
+            let of_program = costs.entry((*program).to_owned()).or_default();
+            of_program.insert((*series).to_owned(), *count);
+        }
+        costs
+    }
+
+    #[test]
+    fn a_fifth_more_is_accepted_and_one_instruction_beyond_it_is_not() {
+        let committed = costs(&[("ae_fork", "6.1", 100)]);
+        assert!(faults(&committed, &costs(&[("ae_fork", "6.1", 120)])).is_empty());
+        assert!(faults(&committed, &costs(&[("ae_fork", "6.1", 10)])).is_empty());
+        let found = faults(&committed, &costs(&[("ae_fork", "6.1", 121)]));
+        assert_eq!(found, ["ae_fork on 6.1: 100 instructions became 121"]);
+    }
+
+    #[test]
+    fn program_that_only_one_side_knows_is_a_fault() {
+        let committed = costs(&[("ae_fork", "6.1", 100), ("ae_fork", "7", 100)]);
+        let measured = costs(&[("ae_fork", "6.1", 100), ("ae_exec", "6.1", 5)]);
+        assert_eq!(
+            faults(&committed, &measured),
+            ["ae_exec on 6.1: not in the table", "ae_fork on 7: not loaded"]
+        );
+    }
+
+    #[test]
+    fn line_of_a_program_is_its_name_and_a_number() {
+        assert_eq!(cost("ae_fork 17"), Some(("ae_fork".to_owned(), 17)));
+        assert_eq!(cost("the daemon said something"), None);
+    }
+}
