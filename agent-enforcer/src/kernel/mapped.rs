@@ -3,9 +3,17 @@
 //! In: a map of type array that was made with `BPF_F_MMAPABLE` (5.5). Out: the words of its values,
 //! each atomic. bpf(2) writes values whole, and what a program counts meanwhile would be lost.
 
-use std::{io, ptr::NonNull, sync::atomic::AtomicU64};
+use std::{
+    io,
+    mem::MaybeUninit,
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use aya::maps::{Map, MapData, MapError};
+use aya::{
+    Pod,
+    maps::{Map, MapData, MapError},
+};
 use rustix::{
     io::Errno,
     mm::{MapFlags, ProtFlags, mmap, munmap},
@@ -110,6 +118,35 @@ impl MappedArray {
             std::slice::from_raw_parts(first.as_ptr(), self.words_per_slot)
         })
     }
+
+    /// A value, read word by word from the first on; `None` where there is no such slot.
+    pub fn read<T: Pod>(&self, slot: usize) -> Option<T> {
+        let words = self.slot(slot).filter(|words| size_of_val(*words) == size_of::<T>())?;
+        let mut value = MaybeUninit::<T>::uninit();
+        let mut to = value.as_mut_ptr().cast::<u64>();
+        for word in words {
+            // SAFETY: as many words as the value has; then any bits are a value (`Pod`).
+            unsafe {
+                to.write_unaligned(word.load(Relaxed));
+                to = to.add(1);
+            }
+        }
+        // SAFETY: every word of it was written.
+        Some(unsafe { value.assume_init() })
+    }
+
+    /// Writes a value that nobody else writes, word by word; nothing where there is no such slot.
+    pub fn write<T: Pod>(&self, slot: usize, value: &T) {
+        let words = self.slot(slot).filter(|words| size_of_val(*words) == size_of::<T>());
+        let mut from = std::ptr::from_ref(value).cast::<u64>();
+        for word in words.unwrap_or_default() {
+            // SAFETY: as many words as the value has, and `Pod` has no padding.
+            unsafe {
+                word.store(from.read_unaligned(), Relaxed);
+                from = from.add(1);
+            }
+        }
+    }
 }
 
 impl Drop for MappedArray {
@@ -154,8 +191,6 @@ impl MappedArray {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering::Relaxed;
-
     use super::*;
 
     #[test]
@@ -173,5 +208,18 @@ mod tests {
         }
         assert!(array.slot(1000).is_none());
         assert_eq!(array.slots(), 1000);
+    }
+
+    #[test]
+    fn value_is_read_as_it_was_written() {
+        let array = MappedArray::alone::<[u64; 3]>(2);
+        array.write(1, &[1_u64, 2, 3]);
+        assert_eq!(array.read(1), Some([1_u64, 2, 3]));
+        assert_eq!(array.read(0), Some([0_u64; 3]));
+        array.write(2, &[9_u64; 3]);
+        array.write(0, &9_u64);
+        assert_eq!(array.read(0), Some([0_u64; 3]));
+        assert_eq!(array.read::<[u64; 3]>(2), None);
+        assert_eq!(array.read::<u64>(0), None);
     }
 }
