@@ -19,6 +19,7 @@ pub mod process;
 pub mod reason;
 pub mod record;
 pub mod tag;
+pub mod tally;
 pub mod unit;
 pub mod verdict;
 

@@ -45,6 +45,8 @@ pub const PREFIXES: &str = "AE_PREFIXES";
 pub const TAGS: &str = "AE_TAGS";
 /// Records for the daemon.
 pub const RING: &str = "AE_RING";
+/// Slot -> `Tally`.
+pub const TALLIES: &str = "AE_TALLIES";
 /// `StateWord` -> `u64`.
 pub const STATE: &str = "AE_STATE";
 /// `Reason` -> `u64`, per CPU.
@@ -79,6 +81,7 @@ pub const MAPS: &[&str] = &[
     PREFIXES,
     TAGS,
     RING,
+    TALLIES,
     STATE,
     REASONS,
     COUNTERS,

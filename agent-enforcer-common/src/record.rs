@@ -90,11 +90,9 @@ pub const CALL_LIVE_FLOW: u8 = 1;
 pub const CALL_UNATTESTED: u8 = 2;
 /// [`CallRecord::flags`]: the call took a verdict that admits one.
 pub const CALL_TOOK_USE: u8 = 4;
-/// [`CallRecord::flags`]: the call was allowed below a granted prefix, without an exact verdict.
-pub const CALL_BY_PREFIX: u8 = 8;
 
 /// First bytes of every record.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct RecordHeader {
     /// [`RecordKind`].
@@ -156,7 +154,7 @@ impl ProcessFacts {
 }
 
 /// A record about a call or a packet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct CallRecord {
     /// Kind, size and time.

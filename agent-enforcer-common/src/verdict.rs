@@ -64,6 +64,10 @@ pub struct Verdict {
     pub action: u8,
     /// `VERDICT_*`.
     pub flags: u8,
+    /// Slot of the [`crate::tally::Tally`] that counts its calls; 0: each is recorded.
+    pub tally: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// Ranges of one allowed prefix; a prefix that needs more is marked [`PortTable::truncated`].
@@ -129,7 +133,7 @@ pub const fn instance_scope(instance: InstanceId) -> u64 {
 
 const _: () = {
     assert!(size_of::<VerdictKey>() == 32);
-    assert!(size_of::<Verdict>() == 64);
+    assert!(size_of::<Verdict>() == 72);
     assert!(size_of::<PortRule>() == 24);
     assert!(size_of::<PortTable>() == 8 + 24 * PORT_RULES);
     assert!(size_of::<PrefixKey>() == 40);

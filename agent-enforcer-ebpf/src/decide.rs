@@ -40,19 +40,18 @@ pub(crate) struct Permit {
     pub(crate) tool: ToolId,
     /// [`Reason`], as the daemon wrote it.
     pub(crate) reason: u16,
-    /// `VERDICT_*`, or [`PERMIT_BY_PREFIX`].
+    /// `VERDICT_*`.
     pub(crate) flags: u16,
+    /// As in the verdict; 0 below a granted prefix.
+    pub(crate) tally: u32,
+    pub(crate) _pad: u32,
 }
 
-/// [`Permit::flags`], on this side only: found below a granted prefix.
-const PERMIT_BY_PREFIX: u16 = 1 << 8;
-
 impl Permit {
-    /// Whether it was found below a granted prefix: four lookups. The daemon is told, and makes an
-    /// exact verdict of it: one lookup.
+    /// Whether calls under it could be counted, and are not yet.
     #[inline(always)]
-    pub(crate) const fn is_by_prefix(&self) -> bool {
-        self.flags & PERMIT_BY_PREFIX != 0
+    pub(crate) const fn may_be_counted(&self) -> bool {
+        self.flags == 0 && self.tally == 0
     }
 
     /// Whether the call took a verdict that admits one. Which call that was, only the taker can
@@ -63,7 +62,7 @@ impl Permit {
     }
 }
 
-const _: () = assert!(size_of::<Permit>() == 24, "padding is copied uninitialised");
+const _: () = assert!(size_of::<Permit>() == 32, "padding is copied uninitialised");
 
 /// What a call was denied for.
 #[derive(Clone, Copy)]
@@ -94,8 +93,8 @@ pub(crate) enum Answer {
 impl Permit {
     #[inline(always)]
     const fn of(found: &Found) -> Self {
-        let Found { expires_ns, grant, tool, reason, action: _, flags } = *found;
-        Self { expires_ns, grant, tool, reason, flags: flags as u16 }
+        let Found { expires_ns, grant, tool, reason, action: _, flags, tally, _pad } = *found;
+        Self { expires_ns, grant, tool, reason, flags: flags as u16, tally, _pad }
     }
 }
 
@@ -179,7 +178,9 @@ fn port_rule(table: &PortTable, port: u16) -> Option<Permit> {
                 grant: rule.grant,
                 tool: rule.tool,
                 reason,
-                flags: PERMIT_BY_PREFIX,
+                flags: 0,
+                tally: 0,
+                _pad: 0,
             });
         }
         position += 1;

@@ -13,4 +13,5 @@ pub(crate) mod ring;
 pub(crate) mod selectors;
 pub(crate) mod state;
 pub(crate) mod tags;
+pub(crate) mod tallies;
 pub(crate) mod verdicts;

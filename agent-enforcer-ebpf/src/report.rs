@@ -10,8 +10,8 @@ use agent_enforcer_common::{
     id::{GrantId, RequestId, ToolId},
     process::ProcessTag,
     record::{
-        CALL_BY_PREFIX, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts,
-        ProcessRecord, RecordHeader, RecordKind,
+        CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord,
+        RecordHeader, RecordKind,
     },
 };
 use aya_ebpf::{
@@ -63,9 +63,20 @@ impl Case<true> {
     ) -> Self {
         // SAFETY: by the caller (4.12 and 5.8; for `sock_create` 5.12).
         let (socket_cookie, netns_cookie) =
-            unsafe { (bpf_get_socket_cookie(ctx), bpf_get_netns_cookie(ctx)) };
+            unsafe { (bpf_get_socket_cookie(ctx), netns_cookie(ctx)) };
         Self { tag, destination, socket_cookie, netns_cookie, tgid, hook, flags: 0 }
     }
+}
+
+/// Which network namespace the socket of a context is in.
+///
+/// # Safety
+///
+/// `ctx` is the context of a socket hook.
+#[inline(always)]
+pub(crate) unsafe fn netns_cookie(ctx: *mut c_void) -> u64 {
+    // SAFETY: by the caller (5.7; for `sock_create` 5.12).
+    unsafe { bpf_get_netns_cookie(ctx) }
 }
 
 /// ns of `CLOCK_BOOTTIME` (5.8).
@@ -193,20 +204,23 @@ fn tell<const CURRENT: bool>(
     case: &Case<CURRENT>,
     ruling: Ruling,
 ) {
-    match begin(kind, case, ruling) {
-        Some(entry) => ring::submit_later(entry),
-        None => counters::count(lost),
+    if let Some(entry) = begin(kind, lost, case, ruling) {
+        ring::submit_later(entry);
     }
 }
 
 #[inline(always)]
 fn begin<const CURRENT: bool>(
     kind: RecordKind,
+    lost: Counter,
     case: &Case<CURRENT>,
     ruling: Ruling,
 ) -> Option<RingBufEntry<CallRecord>> {
     counters::count_reason(ruling.reason);
-    let mut entry = ring::reserve::<CallRecord>()?;
+    let Some(mut entry) = ring::reserve::<CallRecord>() else {
+        counters::count(lost);
+        return None;
+    };
     write_call(&mut entry, kind, case, RequestId::NONE, ruling);
     Some(entry)
 }
@@ -226,32 +240,17 @@ pub(crate) fn audited<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &Refus
 /// Tells of a call that was allowed without asking, or that took a verdict that admits one.
 #[inline(always)]
 pub(crate) fn allowed<const CURRENT: bool>(case: &Case<CURRENT>, permit: &Permit) {
-    end_allowed(begin_allowed(case, permit));
-}
-
-/// The first half of [`allowed`]; the second must follow.
-#[inline(always)]
-pub(crate) fn begin_allowed<const CURRENT: bool>(
-    case: &Case<CURRENT>,
-    permit: &Permit,
-) -> Option<RingBufEntry<CallRecord>> {
-    let Permit { expires_ns: _, grant, tool, reason, flags: _ } = *permit;
-    let mut flags = 0;
-    if permit.is_by_prefix() {
-        flags |= CALL_BY_PREFIX;
-    }
-    if permit.is_taken() {
-        flags |= CALL_TOOK_USE;
-    }
-    begin(RecordKind::Allowed, case, Ruling { reason, grant, tool, flags })
-}
-
-/// The second half of [`allowed`].
-#[inline(always)]
-pub(crate) fn end_allowed(told: Option<RingBufEntry<CallRecord>>) {
-    match told {
-        Some(entry) => ring::submit_later(entry),
-        None => counters::count(Counter::LostAllowed),
+    let Permit { expires_ns: _, grant, tool, reason, flags: _, tally: _, _pad } = *permit;
+    let flags = if permit.is_taken() { CALL_TOOK_USE } else { 0 };
+    let ruling = Ruling { reason, grant, tool, flags };
+    let Some(entry) = begin(RecordKind::Allowed, Counter::LostAllowed, case, ruling) else {
+        return;
+    };
+    if case.hook as u8 == Hook::Connect as u8 && permit.may_be_counted() {
+        // The daemon makes a tally of it; until then each call like it is a record.
+        ring::submit(entry);
+    } else {
+        ring::submit_later(entry);
     }
 }
 

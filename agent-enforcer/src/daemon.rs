@@ -118,6 +118,7 @@ async fn serve(args: RunArgs) -> Result<()> {
         processes: maps.processes,
         selectors: maps.selectors,
         counters: maps.counters,
+        tallies: maps.tallies,
         events: events.clone(),
         hashers: hash_workers(&inbox)?,
         flows: flow_reset()?,

@@ -107,8 +107,12 @@ pub struct CallDecision {
     pub audited_reason: Option<Reason>,
     /// What exactly was missing, where an agent was denied what no verdict covers.
     pub miss_reason: Option<Reason>,
-    /// When the kernel saw the call, ns of `CLOCK_BOOTTIME`.
+    /// How many calls it stands for: the kernel side counts identical ones.
+    pub count: u64,
+    /// When the kernel saw the call, ns of `CLOCK_BOOTTIME`; of several, none was seen before.
     pub time_ns: u64,
+    /// When it saw the last of them, ns of `CLOCK_BOOTTIME`.
+    pub last_ns: u64,
     /// How long the caller waited for the answer, ns.
     pub stalled_ns: u64,
     /// Name of the agent.
@@ -117,8 +121,10 @@ pub struct CallDecision {
     pub owner: Arc<str>,
     /// The instance.
     pub instance: InstanceId,
-    /// The process.
+    /// The process that became the program image.
     pub process: Arc<Process>,
+    /// Process id of the last caller: forked children share the image.
+    pub last_pid: u32,
     /// Where the call went.
     pub destination: Destination,
     /// The tool that the destination belongs to.
@@ -127,7 +133,7 @@ pub struct CallDecision {
     pub grant: Option<Arc<GrantRef>>,
     /// The hook that saw it.
     pub hook: Hook,
-    /// Cookie of the socket.
+    /// Cookie of the socket, 0 where it is of several.
     pub socket_cookie: u64,
     /// Cookie of the network namespace, 0 where the kernel does not tell.
     pub netns_cookie: u64,

@@ -12,6 +12,7 @@ mod images;
 mod pending;
 mod queries;
 mod selectors;
+mod tallies;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -42,6 +43,7 @@ use crate::{
     intake::{DecodeError, Record},
     kernel::{
         flows::FlowReset,
+        mapped::MappedArray,
         maps::{CounterMaps, ProcessMaps},
     },
     resolver::{
@@ -61,6 +63,7 @@ use images::Image;
 use pending::Pending;
 use queries::LOST;
 use selectors::Selectors;
+use tallies::Tallies;
 
 /// Between two heartbeats; the kernel side waits several times as long.
 const HEARTBEAT: Duration = Duration::from_millis(50);
@@ -157,6 +160,8 @@ pub struct Parts {
     pub selectors: crate::kernel::maps::SelectorMaps,
     /// Counters.
     pub counters: CounterMaps,
+    /// Calls that are counted.
+    pub tallies: MappedArray,
     /// Events.
     pub events: EventQueue,
     /// Hashes executables.
@@ -205,6 +210,7 @@ pub struct Engine {
     processes: ProcessMaps,
     selectors: Selectors,
     counters: CounterMaps,
+    tallies: Tallies,
     events: EventQueue,
     reader: ProcessReader,
     digests: DigestCache,
@@ -264,6 +270,7 @@ impl Engine {
             processes,
             selectors,
             counters,
+            tallies,
             events,
             hashers,
             flows,
@@ -283,6 +290,7 @@ impl Engine {
             processes,
             selectors: Selectors::new(selectors, cgroups),
             counters,
+            tallies: Tallies::take_over(tallies),
             events,
             reader: ProcessReader::new()?,
             digests: DigestCache::new(4096),
@@ -312,6 +320,8 @@ impl Engine {
         engine.note_ended_grants();
         engine.load_policy()?;
         engine.adopt()?;
+        // Calls that were made while no daemon ran.
+        engine.tell_counted();
         Ok(engine)
     }
 
@@ -390,6 +400,7 @@ impl Engine {
                 // From now on nobody decides: calls without a verdict are denied at once.
                 let silent = self.verdicts.heartbeat(0);
                 self.check(silent);
+                self.tell_counted();
                 return Next::Stop;
             }
         }
@@ -419,6 +430,8 @@ impl Engine {
             self.note_ended_grants();
             self.drop_outdated_grants();
             self.tell_lost_records();
+            self.tell_counted();
+            self.make_room_to_count(now_ns);
         }
     }
 

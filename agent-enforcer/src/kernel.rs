@@ -5,5 +5,6 @@
 pub mod btf;
 pub mod flows;
 pub mod loader;
+pub mod mapped;
 pub mod maps;
 pub mod pins;

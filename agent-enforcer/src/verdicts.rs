@@ -122,12 +122,23 @@ impl Verdicts {
         })
     }
 
-    /// Answers: the call goes ahead.
+    /// Answers: the call goes ahead, and each that does is recorded.
     pub fn allow(
         &mut self,
         exec: ExecId,
         destination: Destination,
         allowance: &Allowance,
+    ) -> Result<(), VerdictError> {
+        self.allow_counted(exec, destination, allowance, NO_TALLY)
+    }
+
+    /// Answers: the call goes ahead, and those after it are counted in a slot of the tallies.
+    pub fn allow_counted(
+        &mut self,
+        exec: ExecId,
+        destination: Destination,
+        allowance: &Allowance,
+        tally: u32,
     ) -> Result<(), VerdictError> {
         let Allowance { expires_ns, grant, tool, reason, extent, marks } = *allowance;
         let extent = match extent {
@@ -145,6 +156,8 @@ impl Verdicts {
             reason: reason.raw(),
             action: Action::Allow as u8,
             flags,
+            tally,
+            _pad: 0,
         };
         self.answer(verdict)
     }
@@ -167,6 +180,8 @@ impl Verdicts {
             reason: reason.raw(),
             action: Action::Deny as u8,
             flags: 0,
+            tally: NO_TALLY,
+            _pad: 0,
         };
         self.answer(verdict)
     }
@@ -184,13 +199,16 @@ impl Verdicts {
         self.maps.exact.remove(&VerdictKey { exec, destination }).is_ok()
     }
 
+    /// The answer in force, if there is one.
+    pub fn in_force(&self, exec: ExecId, destination: Destination, now_ns: u64) -> Option<Verdict> {
+        let verdict = self.maps.exact.get(&VerdictKey { exec, destination }, 0).ok()?;
+        (verdict.generation == self.generation && now_ns < verdict.expires_ns).then_some(verdict)
+    }
+
     /// Whether an answer that admits one call has not been taken yet.
     pub fn has_untaken(&self, exec: ExecId, destination: Destination, now_ns: u64) -> bool {
-        self.maps.exact.get(&VerdictKey { exec, destination }, 0).is_ok_and(|verdict| {
-            verdict.flags & VERDICT_ONCE != 0
-                && verdict.generation == self.generation
-                && now_ns < verdict.expires_ns
-        })
+        self.in_force(exec, destination, now_ns)
+            .is_some_and(|verdict| verdict.flags & VERDICT_ONCE != 0)
     }
 
     /// Loads the profiles of a policy; agents that are not in it are denied everything.
@@ -268,5 +286,7 @@ fn profile(agent: &Agent) -> AgentProfile {
     }
 }
 
+/// [`Verdict::tally`]: each call is recorded.
+const NO_TALLY: u32 = 0;
 /// An answer that holds until the next generation.
 pub const UNTIL_NEXT_GENERATION_NS: u64 = NEVER_NS;

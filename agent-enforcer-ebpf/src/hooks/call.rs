@@ -283,6 +283,8 @@ pub(crate) fn watch(tag: &mut SocketTag, destination: &Destination) {
         tool: ToolId::NONE,
         reason: Reason::Audited.raw(),
         flags: 0,
+        tally: 0,
+        _pad: 0,
     };
     admit(tag, destination, &permit);
 }

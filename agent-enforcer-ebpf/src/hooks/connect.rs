@@ -17,8 +17,8 @@ use super::call::{self, Call, CallOutcome, Family, JudgeCall, Transport, transpo
 use crate::{
     decide::{Refusal, look_up_exact},
     judge::{Judgement, Past, Source, judge},
-    maps::tags,
-    report::{self, Case},
+    maps::{counters, tags, tallies},
+    report,
     stall::Patience,
 };
 
@@ -82,6 +82,7 @@ pub(crate) struct Connect;
 impl JudgeCall for Connect {
     const HOOK: Hook = Hook::Connect;
 
+    /// Settled, and counted: nothing is asked or recorded.
     #[inline(never)]
     fn is_settled<F: Family>(
         sock_addr: *mut bpf_sock_addr,
@@ -98,15 +99,14 @@ impl JudgeCall for Connect {
         // SAFETY: the socket of the context.
         let Some(tag) = (unsafe { tags::get(sk) }) else { return false };
         // SAFETY: as above.
-        let case = unsafe {
-            Case::of_socket(sock_addr.cast(), destination, tgid, *process, Hook::Connect)
-        };
-        // The ring's memory is cold: it comes while the tag is written.
-        let told = report::begin_allowed(&case, &permit);
+        let netns_cookie = unsafe { report::netns_cookie(sock_addr.cast()) };
+        if !tallies::count(permit.tally, tgid, netns_cookie) {
+            return false;
+        }
+        counters::count_reason(permit.reason);
         call::claim(tag, tgid, process);
-        tag.netns_cookie = case.netns_cookie;
+        tag.netns_cookie = netns_cookie;
         call::admit(tag, &destination, &permit);
-        report::end_allowed(told);
         true
     }
 

@@ -29,7 +29,11 @@ pub(crate) struct Found {
     pub(crate) reason: u16,
     pub(crate) action: u8,
     pub(crate) flags: u8,
+    pub(crate) tally: u32,
+    pub(crate) _pad: u32,
 }
+
+const _: () = assert!(size_of::<Found>() == 32, "padding is copied uninitialised");
 
 /// The exact verdict, if it was made in `generation` and has not expired.
 #[inline(always)]
@@ -39,9 +43,19 @@ pub(crate) fn exact(key: &VerdictKey, generation: Generation) -> Option<Found> {
     // while it is read here (kernel/bpf/bpf_lru_list.c has no grace period), so the key in the
     // value is read last: what belongs to another question is no answer.
     let (made_in, found, made_for) = unsafe {
-        let Verdict { key: _, generation, expires_ns, grant, tool, reason, action, flags } =
-            core::ptr::read_volatile(verdict);
-        let found = Found { expires_ns, grant, tool, reason, action, flags };
+        let Verdict {
+            key: _,
+            generation,
+            expires_ns,
+            grant,
+            tool,
+            reason,
+            action,
+            flags,
+            tally,
+            _pad,
+        } = core::ptr::read_volatile(verdict);
+        let found = Found { expires_ns, grant, tool, reason, action, flags, tally, _pad };
         (generation, found, core::ptr::read_volatile(&raw const (*verdict).key))
     };
     (made_for == *key && made_in == generation && lives(found.expires_ns)).then_some(found)

@@ -4,9 +4,10 @@
 //! waits, and is decided again whenever something changes, until its deadline. Every question
 //! ends in exactly one event beside the one that says it waits. Here is what the kernel side tells
 //! and what is decided; `answer` makes it known, `waiting` is what can't be decided yet, `uses`
-//! are those of counted grants.
+//! are those of counted grants, `counted` is what the kernel side settles alone.
 
 mod answer;
+mod counted;
 mod uses;
 mod waiting;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 use agent_enforcer_common::{
     id::{GrantId, ToolId},
     reason::Reason,
-    record::{CALL_BY_PREFIX, CALL_LIVE_FLOW, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Hook},
+    record::{CALL_LIVE_FLOW, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Hook},
 };
 
 use super::{
@@ -48,7 +49,7 @@ enum Resolution {
 impl Engine {
     /// A question of the kernel side.
     pub(super) fn on_request(&mut self, record: &CallRecord, hook: Hook) {
-        let key = GroupKey { exec: record.process.exec, destination: record.destination };
+        let key = GroupKey::of(record);
         // A held packet asks again: its call waits already, unless the answer was lost.
         if self.pending.has_call(&key, record.socket_cookie) {
             return;
@@ -78,26 +79,10 @@ impl Engine {
     /// A call that the kernel side allowed by itself.
     pub(super) fn on_allowed(&mut self, record: &CallRecord, hook: Hook) {
         if record.flags & CALL_TOOK_USE != 0 {
-            self.on_use_taken(record, hook);
-        } else {
-            self.report_told(record, hook, Outcome::Allowed);
+            return self.on_use_taken(record, hook);
         }
-        if record.flags & CALL_BY_PREFIX != 0 {
-            self.make_exact(record);
-        }
-    }
-
-    /// Spares the next call of an image to the same destination the search for the prefix.
-    fn make_exact(&mut self, record: &CallRecord) {
-        if record.generation != self.verdicts.generation().get() {
-            return;
-        }
-        if let Resolution::Allow { tool: _, allowance } = self.resolve(record)
-            && allowance.extent == Extent::Any
-        {
-            let written = self.verdicts.allow(record.process.exec, record.destination, &allowance);
-            self.check(written);
-        }
+        self.report_told(record, hook, Outcome::Allowed);
+        self.make_exact(record, hook);
     }
 
     /// A call that went through in audit mode.
@@ -201,7 +186,7 @@ impl Engine {
         tool: ToolId,
         now_ns: u64,
     ) -> Option<Allowance> {
-        let key = GroupKey { exec: record.process.exec, destination: record.destination };
+        let key = GroupKey::of(record);
         let (grant, extent) = if record.flags & CALL_LIVE_FLOW != 0 {
             (record.grant, Extent::LiveFlow)
         } else if let Some(UseStage::InHand(grant)) = self.use_stages.get(&key) {

@@ -54,12 +54,14 @@ impl Engine {
         let Compiled { prefixes, next_change_ns } =
             compile(&self.policy, &self.grants, |name| ids.get(name).copied(), now_ns);
         self.verdicts.load(&Compiled { prefixes, next_change_ns })?;
+        self.tallies.retire_all(self.clock.now_ns());
         self.next_compile_ns = next_change_ns;
         Ok(())
     }
 
     /// Loads a new generation because something changed or began, and decides waiting calls.
     pub(super) fn recompile(&mut self) {
+        self.tell_counted();
         if let Err(error) = self.load_generation() {
             // The generation in force stays; it allows no more than it did.
             tracing::error!(%error, "a new generation could not be loaded");
@@ -98,6 +100,7 @@ impl Engine {
             None => DaemonEvent::GrantIssued(facts),
         };
         let id = grant.id;
+        self.tell_counted();
         self.grants.insert(grant);
         self.tell(event);
         self.note_ended_grants();
@@ -147,6 +150,7 @@ impl Engine {
         policy: Policy,
         ids: Vec<(Arc<str>, AgentId)>,
     ) -> Result<PolicyView, ControlError> {
+        self.tell_counted();
         let plan = SelectorPlan::build(&policy);
         let before = (
             std::mem::replace(&mut self.policy, policy),

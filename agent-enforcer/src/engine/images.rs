@@ -91,6 +91,8 @@ impl Engine {
 
     /// The last process of an instance ended.
     pub(super) fn on_instance_ended(&mut self, facts: &ProcessFacts) {
+        // While its images are known.
+        self.tell_counted();
         self.announce(facts);
         self.images.retain(|_, image| image.facts.instance != facts.instance);
         self.prefetch.retain(|waiting| waiting.instance != facts.instance);

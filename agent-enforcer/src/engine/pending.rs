@@ -52,6 +52,13 @@ pub struct GroupKey {
     pub destination: Destination,
 }
 
+impl GroupKey {
+    /// Of a call.
+    pub(super) const fn of(record: &CallRecord) -> Self {
+        Self { exec: record.process.exec, destination: record.destination }
+    }
+}
+
 /// Calls that wait for one decision.
 #[derive(Debug)]
 pub(super) struct Group {

@@ -81,12 +81,15 @@ impl Key {
             reason,
             audited_reason,
             miss_reason,
+            count: _,
             time_ns: _,
+            last_ns: _,
             stalled_ns: _,
             agent: _,
             owner: _,
             instance,
             process,
+            last_pid: _,
             destination,
             tool,
             grant,
@@ -220,24 +223,24 @@ impl Folder {
 impl Folded {
     fn first(call: Box<CallDecision>) -> Self {
         Self {
-            count: 1,
+            count: call.count,
             first_ns: call.time_ns,
-            last_ns: call.time_ns,
+            last_ns: call.last_ns,
             stalled_ns: call.stalled_ns,
-            pids: vec![call.process.pid],
+            pids: vec![call.last_pid],
             more_pids: false,
             call,
         }
     }
 
     fn add(&mut self, call: &CallDecision) {
-        self.count = self.count.saturating_add(1);
+        self.count = self.count.saturating_add(call.count);
         self.first_ns = self.first_ns.min(call.time_ns);
-        self.last_ns = self.last_ns.max(call.time_ns);
+        self.last_ns = self.last_ns.max(call.last_ns);
         self.stalled_ns = self.stalled_ns.max(call.stalled_ns);
-        if !self.pids.contains(&call.process.pid) {
+        if !self.pids.contains(&call.last_pid) {
             if self.pids.len() < PIDS {
-                self.pids.push(call.process.pid);
+                self.pids.push(call.last_pid);
             } else {
                 self.more_pids = true;
             }
@@ -277,7 +280,12 @@ mod tests {
         let mut folder = Folder::new(SECOND);
         let mut out = Vec::new();
         for step in 0..100 {
-            let next = CallDecision { time_ns: 1000 + step, stalled_ns: step, ..call() };
+            let next = CallDecision {
+                time_ns: 1000 + step,
+                last_ns: 1000 + step,
+                stalled_ns: step,
+                ..call()
+            };
             folder.call(Box::new(next), step, &mut out);
         }
         assert_eq!(counts(&out), [1]);
@@ -289,6 +297,27 @@ mod tests {
         let rest = folded_calls(&out)[1];
         assert_eq!((rest.first_ns, rest.last_ns, rest.stalled_ns), (1001, 1099, 99));
         assert_eq!(folder.next_end_ns(), None);
+    }
+
+    #[test]
+    fn calls_that_the_kernel_counted_add_up_with_the_others() {
+        let mut folder = Folder::new(SECOND);
+        let mut out = Vec::new();
+        let counted = |count, time_ns, last_ns| {
+            Box::new(CallDecision { count, time_ns, last_ns, socket_cookie: 0, ..call() })
+        };
+        folder.call(counted(1, 5, 5), 0, &mut out);
+        folder.call(counted(700, 6, 90), 0, &mut out);
+        folder.call(counted(1, 95, 95), 0, &mut out);
+        folder.call(counted(40, 91, 99), 0, &mut out);
+        folder.end_all(&mut out);
+        assert_eq!(counts(&out), [1, 741]);
+        let rest = folded_calls(&out)[1];
+        assert_eq!((rest.first_ns, rest.last_ns), (6, 99));
+        // Of a window of its own, it is told as it is.
+        let mut folder = Folder::new(SECOND);
+        folder.call(counted(700, 6, 90), 0, &mut out);
+        assert_eq!(counts(&out), [1, 741, 700]);
     }
 
     #[test]
@@ -376,6 +405,7 @@ mod tests {
                 now += pause;
                 let mut call = call();
                 call.time_ns = now;
+                call.last_ns = now;
                 call.destination = Destination::v4(0xc000_0201, port, 6);
                 call.outcome = if allowed == 1 { Outcome::Allowed } else { Outcome::Denied };
                 folder.call(Box::new(call), now, &mut out);

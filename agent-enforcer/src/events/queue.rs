@@ -59,24 +59,24 @@ impl EventQueue {
     /// Hands an event over. Never blocks; when the queue is full, or the stage has ended, the
     /// event is counted as lost and an `events_lost` event tells so as soon as there is room.
     pub fn push(&self, event: Event) {
-        let (queued, class, places) = match event {
+        let (queued, class, count, places) = match event {
             Event::Call(call) => {
-                let class = EventClass::from(call.outcome);
-                (Queued::Call(call), class, self.places)
+                let (class, count) = (EventClass::from(call.outcome), call.count);
+                (Queued::Call(call), class, count, self.places)
             }
             Event::Daemon(event) => {
                 let stamped = StampedEvent { time_ns: self.clock.boot_ns(), event };
                 let places = self.places.saturating_add(DAEMON_RESERVE);
-                (Queued::Daemon(Box::new(stamped)), EventClass::Daemon, places)
+                (Queued::Daemon(Box::new(stamped)), EventClass::Daemon, 1, places)
             }
         };
         // Counted before it is sent: the stage subtracts after it has received.
         let taken = self.counters.queued.fetch_add(1, Relaxed);
         if taken < places && self.sender.try_send(queued).is_ok() {
-            self.counters.received.fetch_add(1, Relaxed);
+            self.counters.received.fetch_add(count, Relaxed);
         } else {
             self.counters.queued.fetch_sub(1, Relaxed);
-            self.counters.lost_queue.add(class, 1);
+            self.counters.lost_queue.add(class, count);
         }
     }
 
@@ -119,10 +119,14 @@ mod tests {
     #[test]
     fn counts_calls_that_find_no_room_by_outcome() {
         let (queue, receiver) = queue(2);
-        for _ in 0..5 {
+        for _ in 0..4 {
             queue.push(Event::Call(Box::new(call())));
         }
-        assert_eq!(queue.counters.lost_queue.take().collect::<Vec<_>>(), [(EventClass::Denied, 3)]);
+        queue.push(Event::Call(Box::new(CallDecision { count: 40, ..call() })));
+        assert_eq!(
+            queue.counters.lost_queue.take().collect::<Vec<_>>(),
+            [(EventClass::Denied, 42)]
+        );
         assert_eq!(queue.counters.received.load(Relaxed), 2);
         assert_eq!(receiver.try_iter().count(), 2);
     }

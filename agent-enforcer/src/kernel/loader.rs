@@ -18,6 +18,7 @@ use aya::{
 
 use super::{
     btf::{self, BtfError},
+    mapped::MappedError,
     maps::Maps,
     pins::{Pins, PinsError},
 };
@@ -62,6 +63,9 @@ pub enum LoadError {
         /// What is wrong.
         source: MapError,
     },
+    /// An array can't be mapped.
+    #[error(transparent)]
+    Mapped(#[from] MappedError),
     /// A program was refused.
     #[error("program `{name}`: {source}; see `agent-enforcer doctor`")]
     Program {

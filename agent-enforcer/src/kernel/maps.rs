@@ -11,6 +11,7 @@ use agent_enforcer_common::{
         SelectorDefaults, TermSet, UserKey,
     },
     tag::SocketTag,
+    tally::Tally,
     verdict::{PortTable, PrefixKey, Verdict, VerdictKey},
 };
 use aya::{
@@ -18,7 +19,7 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf, SkStorage},
 };
 
-use super::loader::LoadError;
+use super::{loader::LoadError, mapped::MappedArray};
 
 /// Every map of the kernel side.
 pub struct Maps {
@@ -32,6 +33,8 @@ pub struct Maps {
     pub selectors: SelectorMaps,
     /// Counters.
     pub counters: CounterMaps,
+    /// Calls that are counted; also the kernel side's to write.
+    pub tallies: MappedArray,
     /// State words.
     pub state: Array<MapData, u64>,
 }
@@ -110,6 +113,7 @@ impl Maps {
                 reasons: take(ebpf, names::REASONS)?,
                 counters: take(ebpf, names::COUNTERS)?,
             },
+            tallies: take_mapped::<Tally>(ebpf, names::TALLIES)?,
             state: take(ebpf, names::STATE)?,
         })
     }
@@ -121,4 +125,9 @@ where
 {
     let map = ebpf.take_map(name).ok_or(LoadError::NoMap { name })?;
     M::try_from(map).map_err(|source| LoadError::Map { name, source })
+}
+
+fn take_mapped<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<MappedArray, LoadError> {
+    let map = ebpf.take_map(name).ok_or(LoadError::NoMap { name })?;
+    Ok(MappedArray::of::<T>(name, &map)?)
 }

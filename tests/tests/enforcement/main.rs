@@ -21,3 +21,4 @@ mod restart;
 mod selectors;
 mod sockets;
 mod stalls;
+mod tallies;

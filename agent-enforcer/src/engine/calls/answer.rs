@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use agent_enforcer_common::{
     destination::PROTOCOL_TCP,
-    id::{GrantId, ToolId},
+    id::{Generation, GrantId, ToolId},
     reason::Reason,
     record::{CALL_LIVE_FLOW, CallRecord, Hook, ProcessFacts},
 };
@@ -15,6 +15,7 @@ use crate::{
     engine::{
         Engine, nanoseconds,
         pending::{GroupKey, WaitingCall},
+        tallies::Counted,
     },
     events::Event,
     resolver::{attestation::process::network_namespace, policy::Mode},
@@ -150,6 +151,37 @@ impl Engine {
 
     /// Tells what became of a call at a moment, ns of `CLOCK_BOOTTIME`.
     pub(super) fn report(&mut self, record: &CallRecord, hook: Hook, ending: &Ending, at_ns: u64) {
+        let decision = self.decision(record, hook, ending, at_ns);
+        self.events.push(Event::Call(Box::new(decision)));
+    }
+
+    /// Tells of calls that the kernel side has counted.
+    pub(super) fn report_counted(&mut self, counted: &Counted) {
+        let Counted { template, count, last_tgid, since_ns, last_ns } = counted;
+        let ending = Ending {
+            outcome: Outcome::Allowed,
+            reason: Reason::from_raw(template.reason).unwrap_or(Reason::Internal),
+            tool: self.tool_of(template),
+            grant: template.grant,
+        };
+        let decision = CallDecision {
+            count: *count,
+            time_ns: *since_ns,
+            last_ns: *last_ns,
+            last_pid: *last_tgid,
+            generation: Generation::new(template.generation),
+            ..self.decision(template, Hook::Connect, &ending, template.header.time_ns)
+        };
+        self.events.push(Event::Call(Box::new(decision)));
+    }
+
+    fn decision(
+        &mut self,
+        record: &CallRecord,
+        hook: Hook,
+        ending: &Ending,
+        at_ns: u64,
+    ) -> CallDecision {
         let Ending { outcome, reason, tool, grant } = *ending;
         let (reason, audited_reason) = match outcome {
             Outcome::Audited => (Reason::Audited, Some(reason)),
@@ -162,17 +194,20 @@ impl Engine {
         let agent = agent.unwrap_or_else(|| Arc::from(""));
         let owner = self.policy.agent(&agent).map(|agent| Arc::clone(&agent.owner));
         let grant = self.grants.get(grant).map(|grant| Arc::new(grant.to_ref()));
-        let decision = CallDecision {
+        CallDecision {
             outcome,
             reason,
             audited_reason,
             miss_reason,
+            count: 1,
             time_ns: record.header.time_ns,
+            last_ns: record.header.time_ns,
             stalled_ns: at_ns.saturating_sub(record.header.time_ns),
             agent,
             owner: owner.unwrap_or_else(|| Arc::from("")),
             instance: record.process.instance,
             process,
+            last_pid: record.process.tgid,
             destination: record.destination,
             tool: tool.and_then(|id| self.policy.tool(id)).map(|tool| Arc::clone(&tool.name)),
             grant,
@@ -180,7 +215,6 @@ impl Engine {
             socket_cookie: record.socket_cookie,
             netns_cookie: record.netns_cookie,
             generation: self.verdicts.generation(),
-        };
-        self.events.push(Event::Call(Box::new(decision)));
+        }
     }
 }

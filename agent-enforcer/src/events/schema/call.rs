@@ -70,8 +70,6 @@ fn body<'a>(
     let grant = call.grant.as_deref();
     // A socket that was refused has no peer yet.
     let peer = (call.hook != Hook::SocketCreate).then_some(&call.destination);
-    // Folded calls come from more than one socket.
-    let cookie = (folded.count == 1 && call.socket_cookie != 0).then_some(call.socket_cookie);
     CallBody {
         action_id: action.0,
         action: action.1,
@@ -94,7 +92,7 @@ fn body<'a>(
             protocol_num: call.destination.protocol(),
             protocol_name: protocol_name(call.destination.protocol()),
             protocol_ver_id: peer.map_or(0, |peer| if peer.ip().is_ipv4() { 4 } else { 6 }),
-            uid: cookie.map(|cookie| cookie.to_string()),
+            uid: socket_cookie(folded).map(|cookie| cookie.to_string()),
         },
         policy: Policy {
             name: "agent-enforcer",
@@ -115,17 +113,20 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         reason,
         audited_reason,
         miss_reason,
+        count: _,
         time_ns: _,
+        last_ns: _,
         stalled_ns: _,
         agent,
         owner,
         instance,
         process,
+        last_pid: _,
         destination,
         tool,
         grant,
         hook,
-        socket_cookie,
+        socket_cookie: _,
         netns_cookie,
         generation,
     } = &**call;
@@ -149,7 +150,7 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         generation: generation.get(),
         hook: hook_word(*hook),
         stalled_ns: *stalled_ns,
-        socket_cookie: is_one.then_some(*socket_cookie),
+        socket_cookie: socket_cookie(folded),
         netns_cookie: *netns_cookie,
         unit: process.unit.as_deref(),
         cgroup: &process.cgroup,
@@ -157,6 +158,12 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         more_pids: *more_pids,
         percent_encoded,
     }
+}
+
+/// Folded calls come from more than one socket.
+fn socket_cookie(folded: &Folded) -> Option<u64> {
+    let cookie = folded.call.socket_cookie;
+    (folded.count == 1 && cookie != 0).then_some(cookie)
 }
 
 fn target(peer: &Destination) -> Target {
