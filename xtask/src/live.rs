@@ -16,6 +16,8 @@ use crate::{
 
 /// Options of every verb that starts a daemon.
 #[derive(Args)]
+// Part of other verbs' options, which are a group of this name already.
+#[group(skip)]
 pub(crate) struct Options {
     /// For whom the result is printed
     #[arg(long, value_enum, default_value = "text")]

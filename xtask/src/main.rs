@@ -100,3 +100,15 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_verb_has_sound_options() {
+        Arguments::command().debug_assert();
+    }
+}
