@@ -93,8 +93,8 @@ pub(crate) enum Answer {
 impl Permit {
     #[inline(always)]
     const fn of(found: &Found) -> Self {
-        let Found { expires_ns, grant, tool, reason, action: _, flags, tally, _pad } = *found;
-        Self { expires_ns, grant, tool, reason, flags: flags as u16, tally, _pad }
+        let Found { expires_ns, grant, tool, reason, action: _, flags, tally, _pad: _ } = *found;
+        Self { expires_ns, grant, tool, reason, flags: flags as u16, tally, _pad: 0 }
     }
 }
 

@@ -53,9 +53,9 @@ pub(crate) fn exact(key: &VerdictKey, generation: Generation) -> Option<Found> {
             action,
             flags,
             tally,
-            _pad,
+            _pad: _,
         } = core::ptr::read_volatile(verdict);
-        let found = Found { expires_ns, grant, tool, reason, action, flags, tally, _pad };
+        let found = Found { expires_ns, grant, tool, reason, action, flags, tally, _pad: 0 };
         (generation, found, core::ptr::read_volatile(&raw const (*verdict).key))
     };
     (made_for == *key && made_in == generation && lives(found.expires_ns)).then_some(found)
