@@ -149,7 +149,6 @@ fn split(text: &str) -> Option<(&str, &str)> {
 }
 
 /// A unit has its type in its name: systemd shows and accepts it without, cgroups don't.
-#[expect(clippy::case_sensitive_file_extension_comparisons, reason = "a type of unit, no file's")]
 fn unit(value: &str) -> Result<CgroupSelector, Problem> {
     let known = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*?".contains(c);
     if !value.chars().all(known) || !value.contains(['.', '*']) {
