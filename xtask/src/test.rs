@@ -22,7 +22,7 @@ use self::libtest::Tally;
 use crate::{
     build, command,
     setup::{self, Scope},
-    workspace::{KERNEL_PACKAGE, SYSTEM_TESTS, Workspace},
+    workspace::{KERNEL_PACKAGE, SYSTEM_TESTS, Workspace, XTASK},
 };
 
 /// Options of `cargo xtask test`.
@@ -59,7 +59,8 @@ pub(crate) fn here() -> Result<()> {
     setup::ensure(&workspace, Scope::Test)?;
     build::run()?;
     let mut suites = vec![
-        Suite { name: "T0 (no kernel)".to_owned(), tally: plain_tests(&workspace)? },
+        Suite { name: "T0 (daemon)".to_owned(), tally: daemon_tests(&workspace)? },
+        Suite { name: "T0 (xtask)".to_owned(), tally: xtask_tests(&workspace)? },
         Suite { name: "T0 (scripts)".to_owned(), tally: scripts::run(&workspace)? },
     ];
     if workspace.has(SYSTEM_TESTS) {
@@ -69,14 +70,24 @@ pub(crate) fn here() -> Result<()> {
     report(&suites)
 }
 
-fn plain_tests(workspace: &Workspace) -> Result<Tally> {
+/// Everything but xtask and what needs a kernel.
+fn daemon_tests(workspace: &Workspace) -> Result<Tally> {
     let mut cargo = workspace.cargo("test");
     cargo.arg("--no-fail-fast");
-    let needs_kernel = |name: &&String| *name == SYSTEM_TESTS || *name == KERNEL_PACKAGE;
-    for package in workspace.members.iter().filter(|name| !needs_kernel(name)) {
+    let elsewhere = [SYSTEM_TESTS, KERNEL_PACKAGE, XTASK];
+    for package in workspace.members.iter().filter(|name| !elsewhere.contains(&name.as_str())) {
         cargo.args(["-p", package]);
     }
+    if command::is_root() {
+        // `setup` installed what they need. What is left out are the tests' own helper processes and
+        // a measurement, which are no tests.
+        cargo.args(["--", "--include-ignored", "--skip", "helper_", "--skip", "measure_"]);
+    }
     tee(&mut cargo)
+}
+
+fn xtask_tests(workspace: &Workspace) -> Result<Tally> {
+    tee(workspace.cargo("test").args(["--no-fail-fast", "-p", XTASK]))
 }
 
 fn system_tests(workspace: &Workspace) -> Result<Tally> {

@@ -14,6 +14,8 @@ use crate::command;
 
 /// The package with the tests that need the whole daemon and a real kernel.
 pub(crate) const SYSTEM_TESTS: &str = "agent-enforcer-tests";
+/// This package.
+pub(crate) const XTASK: &str = env!("CARGO_PKG_NAME");
 /// The package of the kernel programs.
 pub(crate) const KERNEL_PACKAGE: &str = "agent-enforcer-ebpf";
 /// The target that the kernel programs are built for.

@@ -28,9 +28,9 @@ use super::{
 
 /// The thread looks after itself at least so often.
 const TICK: Duration = Duration::from_secs(1);
-/// Pause after the queue was emptied. What comes meanwhile is written together, and nobody who pushes it has to
-/// wake this thread: the intake has callers waiting.
-const GATHER: Duration = Duration::from_millis(5);
+/// Pause after the queue was emptied. What comes meanwhile is written together, and nobody who
+/// pushes it has to wake this thread: the intake has callers waiting.
+const GATHER: Duration = Duration::from_millis(20);
 /// Longest time between two writes while events keep coming.
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 /// Bytes that are written without waiting for that.
