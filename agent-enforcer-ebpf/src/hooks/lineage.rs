@@ -73,11 +73,12 @@ pub(crate) fn fork(ctx: &RawTracePointContext) {
 #[inline(always)]
 pub(crate) fn exec(ctx: &RawTracePointContext) {
     let tgid = processes::current_tgid();
-    let executable = Executable::of_binprm(Address::new(argument(ctx, 2)));
+    // VERIFIER: read where it is used; 6.1 forgets over a branch whether there was one.
+    let executable = || Executable::of_binprm(Address::new(argument(ctx, 2)));
     match processes::standing(tgid) {
         Standing::Untracked => {}
         Standing::Agent(tag) => {
-            let Some(executable) = executable else {
+            let Some(executable) = executable() else {
                 processes::remove(tgid);
                 return processes::mark_untracked(tgid);
             };
@@ -92,7 +93,7 @@ pub(crate) fn exec(ctx: &RawTracePointContext) {
             }
         }
         Standing::Stranger => {
-            if let Some(executable) = executable {
+            if let Some(executable) = executable() {
                 recognise(current(), tgid, None, executable);
             }
         }

@@ -11,8 +11,6 @@ pub(crate) struct Executable {
     pub(crate) inode: u64,
     /// `super_block.s_dev`.
     pub(crate) device: u32,
-    /// VERIFIER: 6.1 refuses copies of padding, which nobody writes.
-    _pad: u32,
 }
 
 impl Executable {
@@ -29,7 +27,6 @@ impl Executable {
         Some(Self {
             inode: inode.read(offset!(inode_i_ino))?,
             device: inode.follow(offset!(inode_i_sb))?.read(offset!(super_block_s_dev))?,
-            _pad: 0,
         })
     }
 }
