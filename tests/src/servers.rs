@@ -143,11 +143,11 @@ impl Sockets {
                     return;
                 }
             }
-            let mut new = Vec::new();
-            self.accept(&mut new);
-            self.receive(&mut new);
-            self.read(&mut new);
-            record.lock().expect("no reader panics with the lock").extend(new);
+            // Held over the answers, so that who has one finds in the record what it answers.
+            let mut record = record.lock().expect("no reader panics with the lock");
+            self.accept(&mut record);
+            self.receive(&mut record);
+            self.read(&mut record);
         }
     }
 
