@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use agent_enforcer_tests::{
-    ForkKind, GrantRequest, Op, Probe, TestHost, What,
+    GrantRequest, Op, Probe, TestHost, What,
     wait::{SOON, wait_until},
 };
-use libc::{EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ETIMEDOUT, SOCK_DGRAM, SOCK_STREAM};
+use libc::{EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, SOCK_DGRAM, SOCK_STREAM};
 use rustix::process::Signal;
 
 fn name(name: &str) -> String {
@@ -101,23 +101,6 @@ fn connect_that_nobody_grants_ends_after_the_stall_limit() {
     assert_eq!(host.calls("stalled", "stalled"), 2);
     assert!(host.pending().is_empty());
     assert!(agent.connect("g", host.at(10)).is_ok());
-}
-
-#[test]
-fn denied_flow_that_nobody_resets_ends_by_its_own_timers() {
-    let host = TestHost::start();
-    let mut agent = host.agent("hasty");
-    assert!(agent.socket("a", host.at(20), SOCK_STREAM).is_ok());
-    agent.run(Op::Nonblocking { name: name("a"), on: true });
-    // The daemon looks for the socket where its caller is: nowhere.
-    let connect = Box::new(Op::Connect { name: name("a"), address: host.at(20) });
-    let begun = agent.run(Op::Fork { kind: ForkKind::Plain, op: connect });
-    assert_eq!(begun.errno, EINPROGRESS);
-    wait_until("denied", SOON, || host.calls("denied", "stall_timeout") == 1);
-    let ended = agent.begin(Op::Connected { name: name("a"), timeout_ms: 60_000 });
-    let ended = agent.wait_for(ended, Duration::from_mins(1)).expect("an end");
-    assert_eq!(ended.errno, ETIMEDOUT, "{ended:?}");
-    assert!(host.servers.at(host.at(20)).is_empty());
 }
 
 #[test]
