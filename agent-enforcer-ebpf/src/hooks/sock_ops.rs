@@ -3,8 +3,9 @@
 //! A held SYN is retransmitted after one jiffy, so that an answer that comes a little late costs
 //! a little time. There are many of them while the decision is open. With each one after that the
 //! number of all is set: so that the usual ones are still to come where the flow is allowed, few
-//! where it is denied, one where nobody is left to decide. So a denied caller learns even where
-//! its socket is never reset: the wish found no room in the ring, or the daemon died.
+//! where it is denied, one where nobody is left to decide. So a caller whose denial lasts until the
+//! next retransmission learns even where its socket is never reset: the wish found no room in the
+//! ring, or the daemon died.
 
 use agent_enforcer_common::{destination::PROTOCOL_TCP, tag::FlowState};
 use aya_ebpf::{
