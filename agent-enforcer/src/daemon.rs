@@ -122,6 +122,7 @@ async fn serve(args: RunArgs) -> Result<()> {
         events: events.clone(),
         hashers: hash_workers(&inbox)?,
         flows: flow_reset()?,
+        held_timers: kernel.held_timers()?,
         uses,
         globs,
         cgroups,

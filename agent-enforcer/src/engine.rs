@@ -8,6 +8,7 @@ mod adoption;
 mod calls;
 mod force;
 mod handle;
+mod held;
 mod images;
 mod pending;
 mod queries;
@@ -43,6 +44,7 @@ use crate::{
     intake::{DecodeError, Record},
     kernel::{
         flows::FlowReset,
+        held::HeldTimers,
         mapped::MappedArray,
         maps::{CounterMaps, ProcessMaps},
     },
@@ -168,6 +170,8 @@ pub struct Parts {
     pub hashers: HashWorkers<ExecId>,
     /// Resets flows.
     pub flows: FlowReset,
+    /// Sets the timers of held connections.
+    pub held_timers: HeldTimers,
     /// Records uses of counted grants.
     pub uses: SyncSender<UseRequest>,
     /// Path globs to resolve and watch.
@@ -216,6 +220,8 @@ pub struct Engine {
     digests: DigestCache,
     hashers: HashWorkers<ExecId>,
     flows: FlowReset,
+    held_timers: HeldTimers,
+    cgroups: PathBuf,
     uses: SyncSender<UseRequest>,
     globs: SyncSender<Vec<String>>,
     images: HashMap<ExecId, Image>,
@@ -274,6 +280,7 @@ impl Engine {
             events,
             hashers,
             flows,
+            held_timers,
             uses,
             globs,
             cgroups,
@@ -288,7 +295,7 @@ impl Engine {
             grants,
             verdicts,
             processes,
-            selectors: Selectors::new(selectors, cgroups),
+            selectors: Selectors::new(selectors, cgroups.clone()),
             counters,
             tallies: Tallies::take_over(tallies),
             events,
@@ -296,6 +303,8 @@ impl Engine {
             digests: DigestCache::new(4096),
             hashers,
             flows,
+            held_timers,
+            cgroups,
             uses,
             globs,
             images: HashMap::new(),
@@ -427,6 +436,7 @@ impl Engine {
             self.next_survey_ns = now_ns + nanoseconds(SURVEY);
             self.watch_uses(now_ns);
             self.drop_dead_callers();
+            self.let_timers_go();
             self.note_ended_grants();
             self.drop_outdated_grants();
             self.tell_lost_records();

@@ -4,6 +4,7 @@
 
 pub mod btf;
 pub mod flows;
+pub mod held;
 pub mod loader;
 pub mod mapped;
 pub mod maps;

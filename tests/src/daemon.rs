@@ -60,6 +60,17 @@ impl Daemon {
         self.path("bpf")
     }
 
+    /// Cgroups in which the kernel sets timers of held connections, by their ids.
+    pub fn held_cgroups(&self) -> Vec<u64> {
+        let enforcer = self.path("bpf/agent-enforcer");
+        let versions = fs::read_dir(enforcer).expect("the pins");
+        let held =
+            versions.map(|version| version.expect("a directory of pins").path().join("held"));
+        let pins = held.flat_map(|held| fs::read_dir(held).expect("the pins of links to cgroups"));
+        let names = pins.map(|pin| pin.expect("a pin").file_name());
+        names.map(|name| name.to_string_lossy().parse().expect("a cgroup id")).collect()
+    }
+
     /// What it wrote to standard error so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("daemon.log")).unwrap_or_default()

@@ -22,11 +22,6 @@ use crate::{
     stall::Patience,
 };
 
-pub(super) const TCP_SYNCNT: i32 = 7;
-/// Retransmissions of a held SYN, beginning one jiffy apart: some eight minutes in all, longer
-/// than people are asked (net/ipv4/tcp_timer.c doubles the interval up to two minutes).
-const HELD_SYN_RETRIES: u32 = 18;
-
 /// `AF_INET`.
 pub(crate) struct V4;
 /// `AF_INET6`.
@@ -142,8 +137,6 @@ fn connect(call: &Call) -> CallOutcome {
         Judgement::Open => {
             call.claim(tag);
             call::hold(tag, &call.case.destination);
-            let mut retries = HELD_SYN_RETRIES;
-            call.set_option(i32::from(PROTOCOL_TCP), TCP_SYNCNT, &mut retries);
         }
         Judgement::Watched => {
             call.claim(tag);

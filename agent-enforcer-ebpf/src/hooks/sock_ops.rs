@@ -1,4 +1,4 @@
-//! cgroup `sock_ops`: the timers of a held connection.
+//! cgroup `sock_ops`: the timers of a held connection, in cgroups that have some.
 //!
 //! A held SYN is retransmitted after one jiffy, so that an answer that comes a little late costs
 //! a little time. There are many of them while the decision is open. With each one after that the
@@ -15,14 +15,18 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
-use super::{call::set_option, connect::TCP_SYNCNT};
+use super::call::set_option;
 use crate::{
     maps::{state, tags},
     report,
 };
 
+const TCP_SYNCNT: i32 = 7;
 /// First retransmission time-out of a held SYN, jiffies.
 const HELD_SYN_TIMEOUT: u32 = 1;
+/// Retransmissions of a held SYN, beginning one jiffy apart: some eight minutes in all, longer
+/// than people are asked (net/ipv4/tcp_timer.c doubles the interval up to two minutes).
+const HELD_SYN_RETRIES: u32 = 18;
 /// Retransmissions of a SYN that is denied, from its first on: as they double from one jiffy, the
 /// daemon has some seconds for the reset; what was held for longer ends with the next one.
 const DENIED_RETRIES: u32 = 10;
@@ -49,6 +53,7 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) {
             // Without it the caller waits longer, and nothing else changes.
             let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTO_CB_FLAG).cast_signed());
             ctx.set_reply(HELD_SYN_TIMEOUT);
+            set_retries(ctx, HELD_SYN_RETRIES);
         }
         return;
     }
@@ -61,6 +66,11 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) {
         retries = ctx.arg(0).saturating_add(SYN_RETRIES);
         let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTO_CB_FLAG).cast_signed());
     }
+    set_retries(ctx, retries);
+}
+
+#[inline(always)]
+fn set_retries(ctx: &SockOpsContext, mut retries: u32) {
     // SAFETY: the context of this hook (5.8: `TCP_SYNCNT`).
     unsafe { set_option(ctx.ops.cast(), i32::from(PROTOCOL_TCP), TCP_SYNCNT, &mut retries) };
 }

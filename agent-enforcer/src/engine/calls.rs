@@ -66,6 +66,7 @@ impl Engine {
         }
         let resolution = self.resolve(record);
         self.settle(key, call, &resolution);
+        self.expect_held_of(&record.process);
     }
 
     /// A call that the kernel side denied by itself.

@@ -273,6 +273,7 @@ impl Engine {
         standing: ImageStanding,
     ) -> ImageStanding {
         let process = Arc::new(process);
+        self.expect_held(facts.tgid, &process.cgroup);
         self.begin_instance(facts, &process);
         let image = Image { process, facts: *facts, standing };
         if self.images.insert(facts.exec, image).is_none() {

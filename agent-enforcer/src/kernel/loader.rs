@@ -18,6 +18,7 @@ use aya::{
 
 use super::{
     btf::{self, BtfError},
+    held::HeldTimers,
     mapped::MappedError,
     maps::Maps,
     pins::{Pins, PinsError},
@@ -181,6 +182,29 @@ impl Kernel {
         self.pins.in_force()
     }
 
+    /// The program that sets the timers of held connections, to be attached where there are some.
+    pub fn held_timers(&mut self) -> Result<HeldTimers, LoadError> {
+        let name = names::SOCK_OPS;
+        if self.holds_everywhere() {
+            return Ok(HeldTimers::new(None, self.pins.held()));
+        }
+        // A second handle of a loaded program is only to be had from a pin.
+        self.pins.remove_program(name)?;
+        let pin = self.pins.program(name);
+        let program = program(&mut self.ebpf, name)?;
+        program.pin(&pin).map_err(|source| LoadError::Pin { name, source })?;
+        let handle = SockOps::from_pin(&pin);
+        self.pins.remove_program(name)?;
+        let handle = handle.map_err(|source| LoadError::Program { name, source })?;
+        Ok(HeldTimers::new(Some(handle), self.pins.held()))
+    }
+
+    /// Where no call waits in the hook, its packets go out before the daemon has seen the question:
+    /// too late to look where they are held.
+    const fn holds_everywhere(&self) -> bool {
+        self.config.limits.wait_turns == 0
+    }
+
     /// Puts every program in force. Links of an earlier daemon go one by one, each after its
     /// successor is attached: for a moment both judge, and there is none without a judge.
     pub fn attach(&mut self) -> Result<(), LoadError> {
@@ -189,7 +213,10 @@ impl Kernel {
             source,
         })?;
         let mut links = Vec::with_capacity(PROGRAMS.len());
-        for (name, attach) in PROGRAMS {
+        let everywhere = self.holds_everywhere();
+        let stands =
+            |(_, attach): &(&str, Attach)| everywhere || !matches!(attach, Attach::SockOps);
+        for (name, attach) in PROGRAMS.into_iter().filter(stands) {
             let link = attach_program(&mut self.ebpf, name, attach, &cgroup)?;
             let next = self.pins.next_link(name);
             // Left by a daemon that died between pin and rename.
@@ -199,6 +226,11 @@ impl Kernel {
         for (name, link) in links {
             self.pins.replace_link(name)?;
             self.links.push(link);
+        }
+        // Connections that are held now get them again when they ask.
+        self.pins.remove_held()?;
+        if !everywhere {
+            self.pins.remove_link(names::SOCK_OPS)?;
         }
         Ok(())
     }

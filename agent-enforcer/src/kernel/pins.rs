@@ -1,6 +1,7 @@
 //! Where programs and maps are kept while no daemon runs: pins in a BPF file system.
 //!
-//! Links live at `<bpffs>/agent-enforcer/v<ABI>/links/<program>`, maps at `.../maps/<map>`. A new
+//! Links live at `<bpffs>/agent-enforcer/v<ABI>/links/<program>`, maps at `.../maps/<map>`, links to
+//! single cgroups at `.../held/<cgroup id>` (see `held.rs`). A new
 //! daemon of the same ABI reuses the maps and replaces each link in one rename, so that there is
 //! no moment without enforcement. Two daemons would undo each other's verdicts, so [`Pins`] holds a
 //! lock, which ends with the process.
@@ -85,7 +86,8 @@ impl Pins {
 
     /// Makes the directories of this version.
     pub fn create(&self) -> Result<(), PinsError> {
-        [self.version(), self.maps(), self.links()].iter().try_for_each(|path| make_private(path))
+        let directories = [self.version(), self.maps(), self.links(), self.held()];
+        directories.iter().try_for_each(|path| make_private(path))
     }
 
     fn version(&self) -> PathBuf {
@@ -98,6 +100,16 @@ impl Pins {
 
     fn links(&self) -> PathBuf {
         self.version().join("links")
+    }
+
+    /// Where links to single cgroups are pinned.
+    pub fn held(&self) -> PathBuf {
+        self.version().join("held")
+    }
+
+    /// Where a program is pinned.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.version().join(name)
     }
 
     /// Where a map is pinned.
@@ -124,6 +136,21 @@ impl Pins {
     pub fn replace_link(&self, program: &str) -> Result<(), PinsError> {
         let next = self.next_link(program);
         fs::rename(&next, self.link(program)).map_err(|source| io_error("rename", &next, source))
+    }
+
+    /// Ends the links to single cgroups that an earlier daemon left.
+    pub fn remove_held(&self) -> Result<(), PinsError> {
+        read_dir(&self.held())?.iter().try_for_each(|pin| remove_tree(pin))
+    }
+
+    /// Removes the link of a program, where there is one.
+    pub fn remove_link(&self, program: &str) -> Result<(), PinsError> {
+        remove_if_there(&self.link(program))
+    }
+
+    /// Removes the pin of a program, where there is one.
+    pub fn remove_program(&self, name: &str) -> Result<(), PinsError> {
+        remove_if_there(&self.program(name))
     }
 
     /// Removes the pins of this ABI version.
@@ -186,6 +213,15 @@ fn read_dir(path: &Path) -> Result<Vec<PathBuf>, PinsError> {
     fs::read_dir(path)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
         .map_err(|source| io_error("read", path, source))
+}
+
+fn remove_if_there(path: &Path) -> Result<(), PinsError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", path, error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Links first, so that no program runs on without its maps being kept.

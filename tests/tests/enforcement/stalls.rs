@@ -1,6 +1,6 @@
 //! Calls that wait for their decision, in every form, and how they end.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _, time::Duration};
 
 use agent_enforcer_tests::{
     GrantRequest, Op, Probe, TestHost, What,
@@ -101,6 +101,37 @@ fn connect_that_nobody_grants_ends_after_the_stall_limit() {
     assert_eq!(host.calls("stalled", "stalled"), 2);
     assert!(host.pending().is_empty());
     assert!(agent.connect("g", host.at(10)).is_ok());
+}
+
+/// How often the SYN of the only connection attempt to a port was sent again, as seen by a process.
+fn syn_retransmissions(pid: u32, to: SocketAddr) -> Option<u32> {
+    const SYN_SENT: &str = "02";
+    let port = format!(":{:04X}", to.port());
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("its connections");
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut attempts = fields.filter(|it| it[2].ends_with(&port) && it[3] == SYN_SENT);
+    attempts.next().map(|it| u32::from_str_radix(it[6], 16).expect("a number"))
+}
+
+#[test]
+fn timers_are_set_where_agents_are_and_nowhere_else() {
+    let host = TestHost::start();
+    let mut stranger = host.stranger();
+    assert!(stranger.connect("host", host.at(30)).is_ok());
+    assert!(host.daemon.held_cgroups().is_empty());
+    let mut agent = host.agent("waits");
+    let cgroup = fs::metadata(host.cgroup("waits")).expect("the agent's cgroup").ino();
+    let ticket = agent.begin_connect("a", host.at(20));
+    host.wait_call("stalled", "stalled", agent.pid());
+    assert_eq!(host.daemon.held_cgroups(), [cgroup]);
+    // TCP's own timers would take longer than seven seconds for these.
+    wait_until("the first timers are short", Duration::from_secs(5), || {
+        syn_retransmissions(agent.pid(), host.at(20)).is_some_and(|count| count >= 6)
+    });
+    host.grant(&GrantRequest::agent("waits", "web"));
+    assert!(agent.finish(ticket).is_ok());
+    drop(agent);
+    wait_until("nobody is left to set timers for", SOON, || host.daemon.held_cgroups().is_empty());
 }
 
 #[test]

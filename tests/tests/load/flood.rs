@@ -1,8 +1,18 @@
 //! Agents that try as hard as they can.
 
-use agent_enforcer_tests::{TestHost, load::LoadOp, wait::wait_until};
+use agent_enforcer_tests::{
+    TestHost,
+    load::{LoadOp, Tally},
+    wait::wait_until,
+};
 
 use crate::account::{Account, LONG, alone, kernel_denials};
+
+/// Denials that refused calls may be told as: one each, and one more of the kernel side for a call
+/// that was held.
+fn most_records(refused: &Tally) -> u64 {
+    refused.total() + refused.denied() - refused.of(libc::EACCES)
+}
 
 #[test]
 fn every_call_of_a_deny_flood_is_accounted_and_the_host_stays_responsive() {
@@ -22,20 +32,19 @@ fn every_call_of_a_deny_flood_is_accounted_and_the_host_stays_responsive() {
     assert_eq!((calm.of(0), calm.total()), (100, 100), "{calm:?}");
     assert!(calm.longest_us < 1_000_000, "a host's connect waits for no agent: {calm:?}");
     assert!(host.try_cli(&["status"]).status.success(), "the daemon answers");
-    let (mut made, mut held) = (0, 0);
+    let (mut made, mut records) = (0, 0);
     for (agent, ticket) in agents.iter_mut().zip(tickets) {
         let tally = agent.finish_load(ticket);
         assert_eq!(tally.denied(), tally.total(), "{tally:?}");
         made += tally.total();
-        // A held call that is denied may leave a second record of the kernel side.
-        held += tally.denied() - tally.of(libc::EACCES);
+        records += most_records(&tally);
     }
     assert!(made > 10_000, "{made} calls in two seconds are no flood");
     wait_until("every call is told or counted as lost", LONG, || {
         let account = Account::of(&host);
-        (made..=made + held).contains(&(account.denied + account.lost))
+        (made..=records).contains(&(account.denied + account.lost))
     });
-    assert!((made..=made + held).contains(&kernel_denials(&host)));
+    assert!((made..=records).contains(&kernel_denials(&host)));
     assert!(host.servers.at(host.at(50)).is_empty(), "nothing went out");
     eprintln!("{} denied calls/s, {} records lost", made / 2, Account::of(&host).lost);
 }
@@ -56,15 +65,16 @@ fn flood_of_questions_does_not_starve_another_agents_verdicts() {
     let asks = LoadOp::Flood { address: host.at(40), ports: 100, calls: 100, millis: 20_000 };
     let tally = other.load(asks);
     assert_eq!((tally.of(0), tally.total()), (0, 100), "{tally:?}");
-    assert!(tally.longest_us < 2_000_000, "{tally:?}");
+    assert!(tally.longest_us < 5_000_000, "{tally:?}");
     assert!(other.connect("standing", host.at(10)).is_ok());
     let refused = flooder.finish_load(ticket);
     assert_eq!(refused.of(0), 0, "{refused:?}");
     wait_until("the other's calls are told with their own reason", LONG, || {
-        host.calls("denied", "tool_not_approved") == 100
+        (100..=most_records(&tally)).contains(&host.calls("denied", "tool_not_approved"))
     });
+    let told = refused.total() + 100..=most_records(&refused) + most_records(&tally);
     wait_until("the flood's calls are told", LONG, || {
         let account = Account::of(&host);
-        account.denied + account.lost == refused.total() + 100
+        told.contains(&(account.denied + account.lost))
     });
 }

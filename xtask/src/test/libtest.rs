@@ -31,11 +31,19 @@ pub(crate) struct Parser {
     program: Option<String>,
     /// Whether that program has begun its tests and not told their result.
     open: bool,
+    /// What the first panic of each thread said; tests give their threads their names.
+    panics: BTreeMap<String, Vec<String>>,
+    /// The thread whose panic is being told.
+    panicking: Option<String>,
 }
+
+/// Lines of a panic that are repeated at the end; longer ones are in the output.
+const PANIC_LINES: usize = 6;
 
 impl Parser {
     /// The next line, without its end.
     pub(crate) fn line(&mut self, line: &str) {
+        self.panic(line);
         if let Some(program) = heading(line) {
             self.close();
             self.program = Some(program.to_owned());
@@ -59,7 +67,32 @@ impl Parser {
         if success && self.tally.failed > 0 {
             self.tally.failures.push("the exit status was 0 all the same".to_owned());
         }
+        for failure in &mut self.tally.failures {
+            for line in self.panics.get(failure.as_str()).cloned().into_iter().flatten() {
+                failure.push_str("\n    ");
+                failure.push_str(&line);
+            }
+        }
         self.tally
+    }
+
+    /// What a test panics with is far above the end where much is told of it.
+    fn panic(&mut self, line: &str) {
+        if let Some((thread, place)) = panic_of(line) {
+            let first = !self.panics.contains_key(thread);
+            self.panicking = first.then(|| thread.to_owned());
+            if first {
+                self.panics.insert(thread.to_owned(), vec![place.to_owned()]);
+            }
+        } else if let Some(lines) =
+            self.panicking.as_ref().and_then(|thread| self.panics.get_mut(thread))
+        {
+            if line.is_empty() || line.starts_with("note: ") || lines.len() == PANIC_LINES {
+                self.panicking = None;
+            } else {
+                lines.push(line.to_owned());
+            }
+        }
     }
 
     fn close(&mut self) {
@@ -102,6 +135,12 @@ fn single(line: &str) -> Option<(&str, &str)> {
     Some((name, word))
 }
 
+/// `thread 'a::b' (7) panicked at tests/a.rs:1:2:`: the thread and the rest.
+fn panic_of(line: &str) -> Option<(&str, &str)> {
+    let (thread, rest) = line.strip_prefix("thread '")?.split_once('\'')?;
+    Some((thread, &rest[rest.find("panicked at ")?..]))
+}
+
 /// The number before `what` in `ok. 3 passed; 0 failed; ...`.
 fn count(result: &str, what: &str) -> usize {
     let number = result
@@ -138,6 +177,16 @@ mod tests {
             test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
         let sum = tally(lines, false);
         assert_eq!((sum.failed, sum.failures), (1, vec!["a::b".to_owned()]));
+    }
+
+    #[test]
+    fn repeats_what_a_failed_test_said() {
+        let lines = "running 1 test\ntest a::b ... FAILED\n\n---- a::b stdout ----\n\
+            thread 'a::b' (7) panicked at tests/a.rs:1:2:\nnot equal\n  left: 1\n\
+            note: run with `RUST_BACKTRACE=1`\nmuch else\n\
+            test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
+        let said = "a::b\n    panicked at tests/a.rs:1:2:\n    not equal\n      left: 1";
+        assert_eq!(tally(lines, false).failures, [said]);
     }
 
     #[test]

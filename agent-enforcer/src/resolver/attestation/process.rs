@@ -151,6 +151,11 @@ impl ProcessReader {
         }
     }
 
+    /// The cgroup of a process, a path from the root of the hierarchy.
+    pub fn cgroup_of(&mut self, pid: u32) -> Result<String, ProcError> {
+        cgroup_of(&self.root.process(pid)?, &mut self.buffer)
+    }
+
     fn read_into(
         &mut self,
         facts: &ProcessFacts,
