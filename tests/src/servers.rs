@@ -15,6 +15,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{network::Namespace, wait::poll_for};
 
+/// Connections that may wait to be accepted; what finds no room is tried again a second later.
+const BACKLOG: i32 = 4096;
+
 /// What happened at a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
@@ -112,6 +115,7 @@ impl Sockets {
         };
         for address in addresses {
             let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
+            rustix::net::listen(&listener, BACKLOG).expect("a longer queue");
             listener.set_nonblocking(true).expect("a new socket");
             sockets.listeners.push(listener);
             let datagrams = UdpSocket::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
