@@ -115,7 +115,7 @@ fn syn_retransmissions(pid: u32, to: SocketAddr) -> Option<u32> {
 
 #[test]
 fn timers_are_set_where_agents_are_and_nowhere_else() {
-    let host = TestHost::start();
+    let mut host = TestHost::start();
     let mut stranger = host.stranger();
     assert!(stranger.connect("host", host.at(30)).is_ok());
     assert!(host.daemon.held_cgroups().is_empty());
@@ -130,6 +130,10 @@ fn timers_are_set_where_agents_are_and_nowhere_else() {
     });
     host.grant(&GrantRequest::agent("waits", "web"));
     assert!(agent.finish(ticket).is_ok());
+    host.daemon.stop();
+    assert_eq!(host.daemon.held_cgroups(), [cgroup], "the timers outlive the daemon");
+    host.daemon.start();
+    wait_until("the next daemon sets them", SOON, || host.daemon.held_cgroups() == [cgroup]);
     drop(agent);
     wait_until("nobody is left to set timers for", SOON, || host.daemon.held_cgroups().is_empty());
 }
