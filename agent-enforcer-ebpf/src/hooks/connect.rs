@@ -139,9 +139,9 @@ fn connect(call: &Call) -> CallOutcome {
         Judgement::Deny { refusal, source } => {
             return call::deny(&call.case, &refusal, source == Source::Daemon);
         }
-        Judgement::Open => {
+        Judgement::Open(request) => {
             call.claim(tag);
-            call::hold(tag, &call.case.destination);
+            call::hold(tag, &call.case.destination, request);
             let mut retries = HELD_SYN_RETRIES;
             call.set_option(i32::from(PROTOCOL_TCP), TCP_SYNCNT, &mut retries);
         }
