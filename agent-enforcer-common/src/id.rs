@@ -55,7 +55,7 @@ id! {
     Generation(u64)
 }
 id! {
-    /// One question of the kernel to the daemon.
+    /// One question of the kernel to the daemon, however often it is repeated.
     RequestId(u64)
 }
 

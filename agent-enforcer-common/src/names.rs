@@ -41,6 +41,8 @@ pub const PROFILES: &str = "AE_PROFILES";
 pub const VERDICTS: &str = "AE_VERDICTS";
 /// `PrefixKey` -> `PortTable`.
 pub const PREFIXES: &str = "AE_PREFIXES";
+/// `RequestId` -> `Reason`.
+pub const ENDED: &str = "AE_ENDED";
 /// Socket -> `SocketTag`.
 pub const TAGS: &str = "AE_TAGS";
 /// Records for the daemon.
@@ -79,6 +81,7 @@ pub const MAPS: &[&str] = &[
     PROFILES,
     VERDICTS,
     PREFIXES,
+    ENDED,
     TAGS,
     RING,
     TALLIES,

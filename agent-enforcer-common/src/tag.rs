@@ -3,7 +3,7 @@
 
 use crate::{
     destination::Destination,
-    id::{AgentId, ExecId, Generation, GrantId, InstanceId, ToolId},
+    id::{AgentId, ExecId, Generation, GrantId, InstanceId, RequestId, ToolId},
 };
 
 /// How far the flow of a tagged socket has come. Append-only.
@@ -58,6 +58,8 @@ pub struct SocketTag {
     pub grant: GrantId,
     /// Since when a pending flow waits, ns of `CLOCK_BOOTTIME`.
     pub pending_since_ns: u64,
+    /// The question that a pending flow waits for; repeated under this number.
+    pub request: RequestId,
     /// Cookie of the network namespace; 0 where the kernel does not tell.
     pub netns_cookie: u64,
     /// The agent.
@@ -74,5 +76,5 @@ pub struct SocketTag {
     pub flags: u8,
 }
 
-const _: () = assert!(size_of::<SocketTag>() == 96);
+const _: () = assert!(size_of::<SocketTag>() == 104);
 crate::plain_data!(SocketTag);

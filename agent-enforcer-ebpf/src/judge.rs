@@ -5,7 +5,7 @@
 
 use agent_enforcer_common::{
     config::{AgentProfile, PROFILE_AUDIT, PROFILE_DENY_ON_MISS},
-    id::GrantId,
+    id::{GrantId, RequestId},
     reason::Reason,
     record::Counter,
 };
@@ -46,8 +46,8 @@ pub(crate) enum Judgement {
     Allow { permit: Permit, source: Source },
     /// It ends here.
     Deny { refusal: Refusal, source: Source },
-    /// The decision is open.
-    Open,
+    /// The decision is open; the question's number.
+    Open(RequestId),
     /// Audit mode: it goes ahead, whatever was found.
     Watched,
 }
@@ -80,27 +80,19 @@ pub(crate) fn judge<const CURRENT: bool>(
         Answer::Unknown { attested } => {
             let patience = if audit { Patience::Ask } else { patience };
             match stall::ask(case, past.purpose, patience, past.grant, attested) {
-                Asked::Answered(Answer::Allow(permit)) => {
-                    Judgement::Allow { permit, source: Source::Daemon }
-                }
-                Asked::Answered(Answer::Deny(_) | Answer::Unknown { .. }) | Asked::Open
-                    if audit =>
-                {
-                    Judgement::Watched
-                }
+                Asked::Allowed(permit) => Judgement::Allow { permit, source: Source::Daemon },
+                Asked::Denied(_) | Asked::Open(_) if audit => Judgement::Watched,
                 Asked::Refused(reason) if audit => {
                     report::audited(case, &Refusal::new(reason));
                     Judgement::Watched
                 }
-                Asked::Answered(Answer::Deny(refusal)) => {
-                    Judgement::Deny { refusal, source: Source::Daemon }
-                }
+                Asked::Denied(refusal) => Judgement::Deny { refusal, source: Source::Daemon },
                 Asked::Refused(reason) => {
                     Judgement::Deny { refusal: Refusal::new(reason), source: Source::Hook }
                 }
-                Asked::Answered(Answer::Unknown { .. }) | Asked::Open => {
+                Asked::Open(request) => {
                     counters::count(Counter::Held);
-                    Judgement::Open
+                    Judgement::Open(request)
                 }
             }
         }

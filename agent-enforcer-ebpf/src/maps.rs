@@ -1,10 +1,11 @@
 //! Every map, private behind accessors in a file named by what it holds.
 //!
 //! An accessor never invents an answer: what is missing is `None`, what is full is an error, and
-//! the caller decides (it denies). Enforcement maps are not LRU; the exact verdict cache and the
-//! identity cache are, because losing an entry there only causes a new question.
+//! the caller decides (it denies). Enforcement maps are not LRU; the exact verdict cache, the
+//! identity cache and the ended questions are, because losing an entry there only causes a new question.
 
 pub(crate) mod counters;
+pub(crate) mod ended;
 pub(crate) mod identities;
 pub(crate) mod instances;
 pub(crate) mod processes;

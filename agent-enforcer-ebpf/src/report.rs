@@ -42,6 +42,8 @@ pub(crate) struct Case<const CURRENT: bool> {
     pub(crate) destination: Destination,
     pub(crate) socket_cookie: u64,
     pub(crate) netns_cookie: u64,
+    /// The question that is repeated, or none.
+    pub(crate) request: RequestId,
     pub(crate) tgid: u32,
     pub(crate) hook: Hook,
     pub(crate) flags: u8,
@@ -64,7 +66,8 @@ impl Case<true> {
         // SAFETY: by the caller (4.12 and 5.8; for `sock_create` 5.12).
         let (socket_cookie, netns_cookie) =
             unsafe { (bpf_get_socket_cookie(ctx), netns_cookie(ctx)) };
-        Self { tag, destination, socket_cookie, netns_cookie, tgid, hook, flags: 0 }
+        let request = RequestId::NONE;
+        Self { tag, destination, socket_cookie, netns_cookie, request, tgid, hook, flags: 0 }
     }
 }
 
@@ -180,21 +183,22 @@ fn write_call<const CURRENT: bool>(
     record.flags = case.flags | flags;
 }
 
-/// Asks the daemon; false when the ring is full.
+/// Asks the daemon; no number when the ring is full.
 #[inline(always)]
 pub(crate) fn ask<const CURRENT: bool>(
     case: &Case<CURRENT>,
     grant: GrantId,
     attested: bool,
-) -> bool {
-    let Some(mut entry) = ring::reserve::<CallRecord>() else { return false };
+) -> RequestId {
+    let Some(mut entry) = ring::reserve::<CallRecord>() else { return RequestId::NONE };
     counters::count(Counter::Requests);
-    let request = RequestId::new(state::next_id());
+    let request =
+        if case.request.is_none() { RequestId::new(state::next_id()) } else { case.request };
     let flags = if attested { 0 } else { CALL_UNATTESTED };
     let ruling = Ruling { reason: 0, grant, tool: ToolId::NONE, flags };
     write_call(&mut entry, RecordKind::Request, case, request, ruling);
     ring::submit(entry);
-    true
+    request
 }
 
 #[inline(always)]

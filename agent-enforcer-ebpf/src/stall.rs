@@ -7,12 +7,16 @@
 use core::ffi::c_void;
 
 use agent_enforcer_common::{
-    config::StateWord, id::GrantId, reason::Reason, record::Counter, verdict::VerdictKey,
+    config::StateWord,
+    id::{GrantId, RequestId},
+    reason::Reason,
+    record::Counter,
+    verdict::VerdictKey,
 };
 use aya_ebpf::helpers::generated::bpf_loop;
 
 use crate::{
-    decide::{Answer, Purpose, look_up},
+    decide::{Answer, Permit, Purpose, Refusal, look_up},
     maps::{counters, instances, state, verdicts},
     report::{self, Case},
     settings,
@@ -30,12 +34,14 @@ pub(crate) enum Patience {
 
 /// What came of asking.
 pub(crate) enum Asked {
-    /// The daemon answered.
-    Answered(Answer),
+    /// The daemon lets the call go ahead.
+    Allowed(Permit),
+    /// The daemon denies it.
+    Denied(Refusal),
     /// It could not be asked: the call is denied.
     Refused(Reason),
-    /// The decision is open.
-    Open,
+    /// The decision is open; the question's number.
+    Open(RequestId),
 }
 
 /// Asks.
@@ -54,18 +60,23 @@ pub(crate) fn ask<const CURRENT: bool>(
     if !instances::may_ask(case.tag.instance, now_ns) {
         return Asked::Refused(Reason::RateLimited);
     }
-    if !report::ask(case, grant, attested) {
+    let request = report::ask(case, grant, attested);
+    if request.is_none() {
         return Asked::Refused(Reason::RingFull);
     }
     if patience == Patience::Ask || !wait(case) {
-        return Asked::Open;
+        return Asked::Open(request);
     }
     match look_up(case, purpose) {
         // Another call took an answer that admits one.
-        Answer::Unknown { .. } => Asked::Open,
-        answer @ (Answer::Allow(_) | Answer::Deny(_)) => {
+        Answer::Unknown { .. } => Asked::Open(request),
+        Answer::Allow(permit) => {
             counters::count(Counter::AnsweredInHook);
-            Asked::Answered(answer)
+            Asked::Allowed(permit)
+        }
+        Answer::Deny(refusal) => {
+            counters::count(Counter::AnsweredInHook);
+            Asked::Denied(refusal)
         }
     }
 }

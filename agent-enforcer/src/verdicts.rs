@@ -9,7 +9,7 @@ use agent_enforcer_common::{
     NEVER_NS,
     config::{AgentProfile, PROFILE_AUDIT, PROFILE_DENY_ON_MISS, StateWord},
     destination::{Destination, words_be},
-    id::{AgentId, ExecId, Generation, GrantId, ToolId},
+    id::{AgentId, ExecId, Generation, GrantId, RequestId, ToolId},
     names,
     process::Identity,
     reason::Reason,
@@ -192,6 +192,20 @@ impl Verdicts {
             map: names::VERDICTS,
             source,
         })
+    }
+
+    /// Ends what is held for a question, for good: its denial may be over before the next packet.
+    pub fn end(&mut self, request: RequestId, reason: Reason) -> Result<(), VerdictError> {
+        self.maps.ended.insert(request, reason.raw(), 0).map_err(|source| VerdictError {
+            what: "write",
+            map: names::ENDED,
+            source,
+        })
+    }
+
+    /// Whether what is held for a question was ended.
+    pub fn has_ended(&self, request: RequestId) -> bool {
+        self.maps.ended.get(&request, 0).is_ok()
     }
 
     /// Takes an answer that admits one call back; false where a call has taken it.

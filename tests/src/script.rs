@@ -168,6 +168,8 @@ pub enum Op {
         /// Its directory.
         directory: String,
     },
+    /// Moves the leading thread to a new network namespace; sockets stay where they were made.
+    LeaveNetwork,
     /// Makes a child that does something and answers in the parent's place.
     Fork {
         /// How.

@@ -4,7 +4,7 @@ use agent_enforcer_common::{
     NEVER_NS,
     config::{AgentProfile, PROFILE_AUDIT},
     destination::{Destination, PROTOCOL_TCP, PROTOCOL_UDP},
-    id::{AgentId, GrantId, ToolId},
+    id::{AgentId, GrantId, RequestId, ToolId},
     process::ProcessTag,
     reason::Reason,
     record::Hook,
@@ -289,12 +289,13 @@ pub(crate) fn watch(tag: &mut SocketTag, destination: &Destination) {
     admit(tag, destination, &permit);
 }
 
-/// Writes that a flow waits for its decision; a live one keeps its past.
+/// Writes that a flow waits for the answer to a question; a live one keeps its past.
 #[inline(always)]
-pub(crate) fn hold(tag: &mut SocketTag, destination: &Destination) {
+pub(crate) fn hold(tag: &mut SocketTag, destination: &Destination, request: RequestId) {
     aim(tag, destination);
     tag.generation = state::generation();
     tag.pending_since_ns = report::now_ns();
+    tag.request = request;
     tag.reason = Reason::Stalled.raw();
     tag.state = FlowState::Pending as u8;
 }

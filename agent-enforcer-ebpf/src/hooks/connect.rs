@@ -134,9 +134,9 @@ fn connect(call: &Call) -> CallOutcome {
         Judgement::Deny { refusal, source } => {
             return call::deny(&call.case, &refusal, source == Source::Daemon);
         }
-        Judgement::Open => {
+        Judgement::Open(request) => {
             call.claim(tag);
-            call::hold(tag, &call.case.destination);
+            call::hold(tag, &call.case.destination, request);
         }
         Judgement::Watched => {
             call.claim(tag);

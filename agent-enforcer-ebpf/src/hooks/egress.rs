@@ -8,7 +8,7 @@
 
 use agent_enforcer_common::{
     destination::{Destination, PROTOCOL_UDP},
-    id::GrantId,
+    id::{GrantId, RequestId, ToolId},
     packet::{Load, Packet},
     process::ProcessTag,
     reason::Reason,
@@ -25,7 +25,7 @@ use super::call;
 use crate::{
     decide::{Answer, Purpose, Refusal, look_up},
     judge::{Judgement, Past, Source, judge},
-    maps::{counters, processes, profiles, state, tags},
+    maps::{counters, ended, processes, profiles, state, tags},
     report::{self, Case},
     stall::{ASK_AGAIN_NS, Patience},
 };
@@ -37,7 +37,8 @@ pub(crate) enum PacketOutcome {
     Pass,
     /// It is dropped and its sender gets an error.
     Drop,
-    /// It is dropped as if the network had lost it.
+    /// It is dropped as if this host's queue had no room: datagrams without an error, segments so
+    /// that TCP tries again half a second later.
     Lose,
 }
 
@@ -180,7 +181,6 @@ impl Flow {
         }
         let same = self.tag.destination == packet.destination;
         let state = if same { FlowState::from_raw(self.tag.state) } else { None };
-        let current = self.tag.generation == state::generation();
         match state {
             // It ended; a new grant is for new calls.
             Some(FlowState::Ended) => {
@@ -190,10 +190,8 @@ impl Flow {
                     PacketOutcome::Drop
                 }
             }
-            // A retransmission, no new call.
-            Some(FlowState::Denied) if current && !is_udp(&packet.destination) => {
-                PacketOutcome::Drop
-            }
+            // A retransmission, no new call: that begins with a connect().
+            Some(FlowState::Denied) if !is_udp(&packet.destination) => PacketOutcome::Drop,
             Some(
                 FlowState::Fresh | FlowState::Pending | FlowState::Allowed | FlowState::Denied,
             )
@@ -218,7 +216,14 @@ impl Flow {
         } else {
             Past::NONE
         };
-        let case = self.case(destination, live);
+        let mut case = self.case(destination, live);
+        if pending && !is_udp(&destination) {
+            case.request = self.tag.request;
+            if let Some(reason) = ended::reason(case.request) {
+                let (grant, tool) = (GrantId::NONE, ToolId::NONE);
+                return self.deny(&case, live, &Refusal { reason, grant, tool }, Told::Yes);
+            }
+        }
         let now_ns = report::now_ns();
         if pending && now_ns.wrapping_sub(self.tag.pending_since_ns) < ASK_AGAIN_NS {
             return match look_up(&case, past.purpose) {
@@ -258,12 +263,12 @@ impl Flow {
                 };
                 self.deny(&case, live, &refusal, told)
             }
-            Judgement::Open => {
+            Judgement::Open(request) => {
                 if !live {
                     self.tag.grant = GrantId::NONE;
                     self.tag.flags = 0;
                 }
-                call::hold(self.tag, &destination);
+                call::hold(self.tag, &destination, request);
                 hold_back(&destination)
             }
             Judgement::Watched => {
@@ -281,11 +286,18 @@ impl Flow {
         refusal: &Refusal,
         told: Told,
     ) -> PacketOutcome {
+        let held = self.tag.state == FlowState::Pending as u8;
         call::aim(self.tag, &case.destination);
         self.tag.generation = state::generation();
         self.tag.reason = refusal.reason;
         self.tag.state = if live { FlowState::Ended } else { FlowState::Denied } as u8;
-        refuse(case, refusal, told)
+        let outcome = refuse(case, refusal, told);
+        if outcome == PacketOutcome::Drop && held && !live && !is_udp(&case.destination) {
+            // The next time-out comes after half a second instead of twice the last one
+            // (net/ipv4/tcp_timer.c `tcp_retransmit_timer`, 5.1: `TCP_RESOURCE_PROBE_INTERVAL`).
+            return PacketOutcome::Lose;
+        }
+        outcome
     }
 
     #[inline(always)]
@@ -305,6 +317,7 @@ impl Flow {
             // SAFETY: the packet of the context (4.12).
             socket_cookie: unsafe { bpf_get_socket_cookie(self.skb.cast()) },
             netns_cookie: self.tag.netns_cookie,
+            request: RequestId::NONE,
             tgid: self.tag.tgid,
             hook: Hook::Egress,
             flags: if live { CALL_LIVE_FLOW } else { 0 },

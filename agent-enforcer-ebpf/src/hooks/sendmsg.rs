@@ -76,9 +76,9 @@ fn sendmsg(call: &Call) -> CallOutcome {
         Judgement::Deny { refusal, source } => {
             return call::deny(&call.case, &refusal, source == Source::Daemon);
         }
-        Judgement::Open => {
+        Judgement::Open(request) => {
             call.claim(tag);
-            call::hold(tag, destination);
+            call::hold(tag, destination, request);
             return undecided(call);
         }
         Judgement::Watched => {

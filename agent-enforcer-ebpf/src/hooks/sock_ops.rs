@@ -3,9 +3,10 @@
 //! A held SYN is retransmitted after one jiffy, so that an answer that comes a little late costs
 //! a little time. There are many of them while the decision is open. With each one after that the
 //! number of all is set: so that the usual ones are still to come where the flow is allowed, few
-//! where it is denied, one where nobody is left to decide. So a caller whose denial lasts until the
-//! next retransmission learns even where its socket is never reset: the wish found no room in the
-//! ring, or the daemon died.
+//! where it is denied, one where nobody is left to decide. So a caller learns of its denial even where
+//! its socket is never reset: it is not found, the wish found no room in the ring, the daemon died.
+//! (net/ipv4/tcp_timer.c `tcp_write_timeout` compares first, then calls this, then sends: what is set
+//! here counts from the next time-out on, and the segment is judged after it.)
 
 use agent_enforcer_common::{destination::PROTOCOL_TCP, tag::FlowState};
 use aya_ebpf::{
@@ -17,7 +18,7 @@ use aya_ebpf::{
 
 use super::call::set_option;
 use crate::{
-    maps::{state, tags},
+    maps::{ended, state, tags},
     report,
 };
 
@@ -28,7 +29,8 @@ const HELD_SYN_TIMEOUT: u32 = 1;
 /// than people are asked (net/ipv4/tcp_timer.c doubles the interval up to two minutes).
 const HELD_SYN_RETRIES: u32 = 18;
 /// Retransmissions of a SYN that is denied, from its first on: as they double from one jiffy, the
-/// daemon has some seconds for the reset; what was held for longer ends with the next one.
+/// daemon has some seconds for the reset; what was held for longer ends half a second after the
+/// retransmission that finds the denial (`hooks/egress.rs` `deny`).
 const DENIED_RETRIES: u32 = 10;
 /// Retransmissions of a SYN that goes out (net/ipv4/tcp.h `TCP_SYN_RETRIES`).
 const SYN_RETRIES: u32 = 6;
@@ -58,7 +60,7 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) {
         return;
     }
     let alive = state::daemon_alive(report::now_ns());
-    if pending && alive {
+    if pending && alive && ended::reason(tag.request).is_none() {
         return;
     }
     let mut retries = if alive { DENIED_RETRIES } else { 1 };

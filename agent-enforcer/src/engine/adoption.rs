@@ -240,6 +240,7 @@ fn socket_tag(pid: u32, tag: &ProcessTag) -> SocketTag {
         expires_ns: 0,
         grant: agent_enforcer_common::id::GrantId::NONE,
         pending_since_ns: 0,
+        request: agent_enforcer_common::id::RequestId::NONE,
         netns_cookie: 0,
         agent: tag.agent,
         tool: agent_enforcer_common::id::ToolId::NONE,

@@ -54,6 +54,10 @@ impl Engine {
         if self.pending.has_call(&key, record.socket_cookie) {
             return;
         }
+        // Or it was asked again while its call was being ended.
+        if hook == Hook::Egress && self.verdicts.has_ended(record.request) {
+            return;
+        }
         let call = WaitingCall { record: *record, hook, pidfd: None };
         if self.use_stages.contains_key(&key) {
             if record.flags & CALL_LIVE_FLOW != 0 {

@@ -4,7 +4,7 @@
 
 use agent_enforcer_common::{
     config::AgentProfile,
-    id::{AgentId, ExecId, InstanceId},
+    id::{AgentId, ExecId, InstanceId, RequestId},
     names,
     process::{
         CgroupKey, CgroupPattern, ExecutableKey, Identity, InstanceState, ProcessTag,
@@ -45,6 +45,8 @@ pub struct VerdictMaps {
     pub exact: HashMap<MapData, VerdictKey, Verdict>,
     /// Allowed prefixes.
     pub prefixes: LpmTrie<MapData, PrefixKey, PortTable>,
+    /// Questions whose calls were denied, and why.
+    pub ended: HashMap<MapData, RequestId, u16>,
     /// Attested program images.
     pub identities: HashMap<MapData, ExecId, Identity>,
     /// Agents.
@@ -93,6 +95,7 @@ impl Maps {
             verdicts: VerdictMaps {
                 exact: take(ebpf, names::VERDICTS)?,
                 prefixes: take(ebpf, names::PREFIXES)?,
+                ended: take(ebpf, names::ENDED)?,
                 identities: take(ebpf, names::IDENTITIES)?,
                 profiles: take(ebpf, names::PROFILES)?,
             },

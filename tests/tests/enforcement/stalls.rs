@@ -3,10 +3,10 @@
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _, time::Duration};
 
 use agent_enforcer_tests::{
-    GrantRequest, Op, Probe, TestHost, What,
+    ForkKind, GrantRequest, Op, Probe, Reply, TestHost, What,
     wait::{SOON, wait_until},
 };
-use libc::{EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, SOCK_DGRAM, SOCK_STREAM};
+use libc::{EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ETIMEDOUT, SOCK_DGRAM, SOCK_STREAM};
 use rustix::process::Signal;
 
 fn name(name: &str) -> String {
@@ -136,6 +136,69 @@ fn timers_are_set_where_agents_are_and_nowhere_else() {
     wait_until("the next daemon sets them", SOON, || host.daemon.held_cgroups() == [cgroup]);
     drop(agent);
     wait_until("nobody is left to set timers for", SOON, || host.daemon.held_cgroups().is_empty());
+}
+
+/// A nonblocking connect by `connect`, whose socket the daemon does not find once it is denied, ends
+/// by its own timers, with one denial.
+fn assert_ends_by_its_own_timers(
+    host: &TestHost,
+    agent: &mut Probe,
+    connect: impl Fn(&mut Probe, Op) -> Reply,
+) {
+    assert!(agent.socket("a", host.at(20), SOCK_STREAM).is_ok());
+    agent.run(Op::Nonblocking { name: name("a"), on: true });
+    let begun = connect(agent, Op::Connect { name: name("a"), address: host.at(20) });
+    assert_eq!(begun.errno, EINPROGRESS, "{begun:?}");
+    let ended = agent.begin(Op::Connected { name: name("a"), timeout_ms: 30_000 });
+    let ended = agent.wait_for(ended, Duration::from_secs(40)).expect("an end");
+    assert_eq!(ended.errno, ETIMEDOUT, "{ended:?}");
+    assert_eq!(denials(host), 1);
+    assert!(host.pending().is_empty());
+    assert!(host.servers.at(host.at(20)).is_empty());
+}
+
+fn denials(host: &TestHost) -> usize {
+    host.events().iter().filter(|event| event.is_call() && event.outcome() == "denied").count()
+}
+
+#[test]
+fn denied_flow_that_is_never_reset_ends_once_and_its_socket_may_ask_anew() {
+    let host = TestHost::start();
+    let mut agent = host.agent("hasty");
+    assert_ends_by_its_own_timers(&host, &mut agent, |agent, connect| {
+        let begun = agent.run(connect);
+        // The daemon looks for the socket where its caller is now.
+        assert!(agent.run(Op::LeaveNetwork).is_ok());
+        begun
+    });
+    assert_eq!(host.calls("denied", "stall_timeout"), 1);
+    assert_eq!(host.calls("stalled", "stalled"), 1);
+    // Another connect() is another call.
+    assert!(agent.run(Op::Disconnect { name: name("a") }).is_ok());
+    let again = agent.run(Op::Connect { name: name("a"), address: host.at(20) });
+    assert_eq!(again.errno, EINPROGRESS, "{again:?}");
+    wait_until("stalled again", SOON, || host.calls("stalled", "stalled") == 2);
+    wait_until("denied again", SOON, || host.calls("denied", "stall_timeout") == 2);
+    host.grant(&GrantRequest::agent("hasty", "web"));
+    // It comes too late for that one.
+    let late = agent.begin(Op::Connected { name: name("a"), timeout_ms: 30_000 });
+    let late = agent.wait_for(late, Duration::from_secs(40)).expect("an end");
+    assert_eq!(late.errno, ETIMEDOUT, "{late:?}");
+    assert!(host.servers.at(host.at(20)).is_empty());
+    assert_eq!(denials(&host), 2);
+    assert!(agent.run(Op::Disconnect { name: name("a") }).is_ok());
+    agent.run(Op::Connect { name: name("a"), address: host.at(20) });
+    assert!(agent.run(Op::Connected { name: name("a"), timeout_ms: 5000 }).is_ok());
+    assert!(agent.echoes("a"));
+}
+
+#[test]
+fn denied_flow_whose_caller_is_gone_ends_once_for_who_shares_its_socket() {
+    let host = TestHost::start();
+    let mut agent = host.agent("hasty");
+    assert_ends_by_its_own_timers(&host, &mut agent, |agent, connect| {
+        agent.run(Op::Fork { kind: ForkKind::Plain, op: Box::new(connect) })
+    });
 }
 
 #[test]

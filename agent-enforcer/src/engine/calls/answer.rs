@@ -6,7 +6,7 @@ use agent_enforcer_common::{
     destination::PROTOCOL_TCP,
     id::{Generation, GrantId, ToolId},
     reason::Reason,
-    record::{CALL_LIVE_FLOW, CallRecord, Hook, ProcessFacts},
+    record::{CallRecord, Hook, ProcessFacts},
 };
 
 use super::Resolution;
@@ -85,12 +85,11 @@ impl Engine {
             if lasting { UNTIL_NEXT_GENERATION_NS } else { now_ns + nanoseconds(PASSING) };
         let written = self.verdicts.deny(key.exec, key.destination, reason, tool, until_ns);
         self.check(written);
-        let record = &call.record;
-        let held = now_ns.saturating_sub(record.header.time_ns) > nanoseconds(HELD);
-        let live = record.flags & CALL_LIVE_FLOW != 0;
+        let age_ns = now_ns.saturating_sub(call.record.header.time_ns);
+        let held = call.hook == Hook::Egress || age_ns > nanoseconds(HELD);
         // A younger one is still waited for, or tells of itself with its next packet.
-        if self.report_denied(call, reason, tool) == Outcome::Denied && (held || live) {
-            self.reset_flow(record);
+        if self.report_denied(call, reason, tool) == Outcome::Denied && held {
+            self.end_flow(&call.record, reason);
         }
     }
 
@@ -106,7 +105,22 @@ impl Engine {
         if self.pending.first(&key).is_none() {
             self.deny(key, call, reason, tool, false);
         } else if self.report_denied(call, reason, tool) == Outcome::Denied {
-            self.reset_flow(&call.record);
+            self.end_flow(&call.record, reason);
+        }
+    }
+
+    /// Ends the flow that is held for a denied call: at once where its socket is found, by its own
+    /// timers elsewhere. It does not ask again.
+    fn end_flow(&mut self, record: &CallRecord, reason: Reason) {
+        self.end_question(record, reason);
+        self.reset_flow(record);
+    }
+
+    /// What is held for this question ends with its next packet.
+    pub(super) fn end_question(&mut self, record: &CallRecord, reason: Reason) {
+        if record.destination.protocol() == PROTOCOL_TCP {
+            let written = self.verdicts.end(record.request, reason);
+            self.check(written);
         }
     }
 

@@ -151,6 +151,8 @@ impl Engine {
         });
         for (_key, WaitingCall { record, hook, pidfd: _ }) in gone {
             let (outcome, reason) = (Outcome::Denied, Reason::CallerGone);
+            // Others may have the socket.
+            self.end_question(&record, reason);
             let tool = self.tool_of(&record);
             let ending = Ending { outcome, reason, tool, grant: GrantId::NONE };
             self.report(&record, hook, &ending, now_ns);

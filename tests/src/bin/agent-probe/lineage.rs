@@ -119,6 +119,12 @@ pub(crate) fn enter_cgroup(directory: &str) -> Outcome {
 }
 
 /// The caller is the leading thread, as requests are not answered aside.
+pub(crate) fn leave_network() -> Outcome {
+    // SAFETY: a plain number.
+    Outcome::of(unsafe { libc::unshare(libc::CLONE_NEWNET) }.into())
+}
+
+/// The caller is the leading thread, as requests are not answered aside.
 pub(crate) fn leader_exit(sockets: &Sockets, id: u64) -> Option<Outcome> {
     let sockets = sockets.clone();
     thread::spawn(move || {

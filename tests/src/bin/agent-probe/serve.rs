@@ -121,6 +121,7 @@ pub(crate) fn perform(sockets: &Sockets, id: u64, op: Op) -> Option<Outcome> {
         Op::Exec { path, from_thread } => lineage::exec(sockets, path, from_thread),
         Op::SetUser { uid } => lineage::set_user(uid),
         Op::EnterCgroup { directory } => lineage::enter_cgroup(&directory),
+        Op::LeaveNetwork => lineage::leave_network(),
         Op::Alarm { after_ms, restart } => lineage::alarm(after_ms, restart),
         Op::Socket { name, domain, kind, protocol } => {
             sockets.keep(name, calls::socket(domain, kind, protocol))
