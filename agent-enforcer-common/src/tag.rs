@@ -39,6 +39,8 @@ impl FlowState {
 
 /// [`SocketTag::flags`]: the flow was allowed at some time, so it is a live one.
 pub const TAG_ADMITTED: u8 = 1;
+/// [`SocketTag::flags`]: the flow was held for so long that its SYN is to come more and more seldom.
+pub const TAG_HELD_LONG: u8 = 2;
 
 /// Value of the socket storage.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ use agent_enforcer_common::{
     process::ProcessTag,
     reason::Reason,
     record::{CALL_LIVE_FLOW, Hook},
-    tag::{FlowState, SocketTag, TAG_ADMITTED},
+    tag::{FlowState, SocketTag, TAG_ADMITTED, TAG_HELD_LONG},
 };
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
@@ -30,6 +30,9 @@ use crate::{
     stall::{ASK_AGAIN_NS, Patience},
 };
 
+/// A question of this age was not answered soon, ns: its SYN comes twice a second from then on.
+const SELDOM_NS: u64 = 250_000_000;
+
 /// What the hook does with a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PacketOutcome {
@@ -38,7 +41,8 @@ pub(crate) enum PacketOutcome {
     /// It is dropped and its sender gets an error.
     Drop,
     /// It is dropped as if this host's queue had no room: datagrams without an error, segments so
-    /// that TCP tries again half a second later.
+    /// that TCP tries again half a second later instead of after twice the last time
+    /// (net/ipv4/tcp_timer.c `tcp_retransmit_timer`, 5.1: `TCP_RESOURCE_PROBE_INTERVAL`).
     Lose,
 }
 
@@ -224,8 +228,9 @@ impl Flow {
                 return self.deny(&case, live, &Refusal { reason, grant, tool }, Told::Yes);
             }
         }
-        let now_ns = report::now_ns();
-        if pending && now_ns.wrapping_sub(self.tag.pending_since_ns) < ASK_AGAIN_NS {
+        let asked_ns = report::now_ns().wrapping_sub(self.tag.pending_since_ns);
+        let held = self.hold_back(&destination, pending && !live && asked_ns >= SELDOM_NS);
+        if pending && asked_ns < ASK_AGAIN_NS {
             return match look_up(&case, past.purpose) {
                 Answer::Allow(permit) => {
                     call::admit(self.tag, &destination, &permit);
@@ -235,7 +240,7 @@ impl Flow {
                     PacketOutcome::Pass
                 }
                 Answer::Deny(refusal) => self.deny(&case, live, &refusal, Told::Yes),
-                Answer::Unknown { .. } => hold_back(&destination),
+                Answer::Unknown { .. } => held,
             };
         }
         let patience = if is_udp(&destination) { Patience::Wait } else { Patience::Ask };
@@ -253,7 +258,7 @@ impl Flow {
             Judgement::Deny { refusal, source: Source::Hook }
                 if pending && is_passing(&refusal) =>
             {
-                hold_back(&destination)
+                held
             }
             Judgement::Deny { refusal, source } => {
                 let told = match source {
@@ -266,15 +271,26 @@ impl Flow {
             Judgement::Open(request) => {
                 if !live {
                     self.tag.grant = GrantId::NONE;
-                    self.tag.flags = 0;
+                    self.tag.flags &= !TAG_ADMITTED;
                 }
                 call::hold(self.tag, &destination, request);
-                hold_back(&destination)
+                held
             }
             Judgement::Watched => {
                 call::watch(self.tag, &destination);
                 PacketOutcome::Pass
             }
+        }
+    }
+
+    /// What holds a packet back. A SYN that has become seldom is brought back sooner than after twice
+    /// the time, so that its caller learns of the answer soon: as long as it has retransmissions left.
+    #[inline(always)]
+    fn hold_back(&self, destination: &Destination, seldom: bool) -> PacketOutcome {
+        if is_udp(destination) || (seldom && self.tag.flags & TAG_HELD_LONG == 0) {
+            PacketOutcome::Lose
+        } else {
+            PacketOutcome::Drop
         }
     }
 
@@ -293,8 +309,6 @@ impl Flow {
         self.tag.state = if live { FlowState::Ended } else { FlowState::Denied } as u8;
         let outcome = refuse(case, refusal, told);
         if outcome == PacketOutcome::Drop && held && !live && !is_udp(&case.destination) {
-            // The next time-out comes after half a second instead of twice the last one
-            // (net/ipv4/tcp_timer.c `tcp_retransmit_timer`, 5.1: `TCP_RESOURCE_PROBE_INTERVAL`).
             return PacketOutcome::Lose;
         }
         outcome
@@ -348,9 +362,4 @@ fn is_passing(refusal: &Refusal) -> bool {
 #[inline(always)]
 fn is_udp(destination: &Destination) -> bool {
     destination.protocol() == PROTOCOL_UDP
-}
-
-#[inline(always)]
-fn hold_back(destination: &Destination) -> PacketOutcome {
-    if is_udp(destination) { PacketOutcome::Lose } else { PacketOutcome::Drop }
 }

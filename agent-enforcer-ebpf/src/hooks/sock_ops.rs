@@ -8,7 +8,10 @@
 //! (net/ipv4/tcp_timer.c `tcp_write_timeout` compares first, then calls this, then sends: what is set
 //! here counts from the next time-out on, and the segment is judged after it.)
 
-use agent_enforcer_common::{destination::PROTOCOL_TCP, tag::FlowState};
+use agent_enforcer_common::{
+    destination::PROTOCOL_TCP,
+    tag::{FlowState, TAG_HELD_LONG},
+};
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_TIMEOUT_INIT, bpf_sock,
@@ -25,9 +28,11 @@ use crate::{
 const TCP_SYNCNT: i32 = 7;
 /// First retransmission time-out of a held SYN, jiffies.
 const HELD_SYN_TIMEOUT: u32 = 1;
-/// Retransmissions of a held SYN, beginning one jiffy apart: some eight minutes in all, longer
-/// than people are asked (net/ipv4/tcp_timer.c doubles the interval up to two minutes).
-const HELD_SYN_RETRIES: u32 = 18;
+/// Retransmissions of a held SYN: as many as there can be (include/net/tcp.h `MAX_TCP_SYNCNT`).
+const HELD_SYN_RETRIES: u32 = 127;
+/// Those that may come twice a second, for some 45 seconds (`hooks/egress.rs` `hold_back`). The rest
+/// double their interval up to two minutes: more than half an hour, longer than people are asked.
+const SOON_RETRIES: u32 = 100;
 /// Retransmissions of a SYN that is denied, from its first on: as they double from one jiffy, the
 /// daemon has some seconds for the reset; what was held for longer ends half a second after the
 /// retransmission that finds the denial (`hooks/egress.rs` `deny`).
@@ -61,6 +66,9 @@ pub(crate) fn sock_ops(ctx: &SockOpsContext) {
     }
     let alive = state::daemon_alive(report::now_ns());
     if pending && alive && ended::reason(tag.request).is_none() {
+        if ctx.arg(0) >= SOON_RETRIES {
+            tag.flags |= TAG_HELD_LONG;
+        }
         return;
     }
     let mut retries = if alive { DENIED_RETRIES } else { 1 };
