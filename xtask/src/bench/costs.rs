@@ -1,9 +1,9 @@
 //! What a call costs that needs no answer: a host process's, and an agent's with a verdict.
 //!
 //! In: the world. Out: ratios. One process is measured in turns outside and inside the enforced
-//! subtree, so that both sides share everything but the programs; the order of the two turns
-//! changes every round, so that a drift of the machine cancels out. A second pair of turns, both
-//! outside, tells how far the method itself is off.
+//! subtree, so that both sides share everything but the programs. Each turn inside stands between two
+//! outside and is compared with their mean, so that a drift of the machine cancels out; how far those
+//! two differ tells how far the method itself is off.
 
 use anyhow::{Result, bail};
 
@@ -54,17 +54,12 @@ fn compare(world: &World, place: Place) -> Result<Costs> {
     let mut ratios = Vec::new();
     let mut controls = Vec::new();
     let (mut without, mut with) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        let (bare, enforced, again) = if round % 2 == 0 {
-            let bare = block(Place::Outside)?;
-            (bare, block(place)?, block(Place::Outside)?)
-        } else {
-            let again = block(Place::Outside)?;
-            let enforced = block(place)?;
-            (block(Place::Outside)?, enforced, again)
-        };
+    for _ in 0..ROUNDS {
+        let (before, enforced, after) =
+            (block(Place::Outside)?, block(place)?, block(Place::Outside)?);
+        let bare = f64::midpoint(before, after);
         ratios.push(enforced / bare);
-        controls.push(again / bare);
+        controls.push(after / before);
         without.push(bare);
         with.push(enforced);
     }
