@@ -75,13 +75,15 @@ fn measure(workspace: &Workspace) -> Result<(Costs, Vec<String>)> {
     payload.file("policy/policy.yaml", vm::POLICY.as_bytes());
     interrupt::watch()?;
     let (mut costs, mut faults) = (Costs::new(), Vec::new());
-    for series in vm::SERIES {
-        let kernel = vm::newest(workspace, series)?;
-        println!("\n{}", kernel.version);
+    let kernels = vm::SERIES.map(|series| vm::newest(workspace, series));
+    let kernels: Vec<_> = kernels.into_iter().collect::<Result<_>>()?;
+    let heard = vm::side_by_side(&kernels, |kernel| {
         let mut said = String::new();
-        let troubles = vm::run_job(workspace, &kernel, &payload, |line| {
-            said.extend([line, "\n"]);
-        })?;
+        let hear = |line: &str| said.extend([line, "\n"]);
+        let troubles = vm::run_job(workspace, kernel, &payload, hear)?;
+        Ok((said, troubles))
+    })?;
+    for ((kernel, series), (said, troubles)) in kernels.iter().zip(vm::SERIES).zip(heard) {
         if !troubles.is_empty() {
             // A refusal ends with the verifier's reason, after every instruction before it.
             let said = command::last_lines(&said, 20);

@@ -82,14 +82,13 @@ pub(crate) fn run(options: Options) -> Result<()> {
     interrupt::watch()?;
     let series: Vec<_> =
         if kernels.is_empty() { vm::SERIES.map(str::to_owned).to_vec() } else { kernels };
-    let mut runs = Vec::new();
-    for series in &series {
-        let kernel = vm::newest(&workspace, series)?;
-        let mut tally = test_on(&workspace, &kernel, &payload, &built.tests)?;
+    let kernels = series.iter().map(|series| vm::newest(&workspace, series));
+    let runs = vm::side_by_side(&kernels.collect::<Result<Vec<_>>>()?, |kernel| {
+        let mut tally = test_on(&workspace, kernel, &payload, &built.tests)?;
         tally.skipped += left_out.values().sum::<usize>();
         tally.reasons.extend(left_out.clone());
-        runs.push(Suite { name: format!("T2 ({})", kernel.version), tally });
-    }
+        Ok(Suite { name: format!("T2 ({})", kernel.version), tally })
+    })?;
     println!("\n{}", matrix(&runs));
     report(&runs)
 }
@@ -101,10 +100,9 @@ fn test_on(
     payload: &Payload,
     programs: &[Program],
 ) -> Result<Tally> {
-    println!("\n{}", kernel.version);
     let mut parser = Parser::default();
     let troubles = vm::run_job(workspace, kernel, payload, |line| {
-        println!("{line}");
+        println!("{}: {line}", kernel.version);
         parser.line(line);
     })?;
     let mut tally = parser.finish(true);

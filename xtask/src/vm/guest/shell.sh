@@ -31,4 +31,4 @@ $(uname -sr), agent-enforcer in force; its policy is in /policy. Things to try:
   agent-enforcer events
 \`exit\` switches the machine off, Ctrl-A X does it at once.
 EOF
-exec sh
+exec busybox sh
