@@ -229,7 +229,6 @@ impl Flow {
             }
         }
         let asked_ns = report::now_ns().wrapping_sub(self.tag.pending_since_ns);
-        let held = self.hold_back(&destination, pending && !live && asked_ns >= SELDOM_NS);
         if pending && asked_ns < ASK_AGAIN_NS {
             return match look_up(&case, past.purpose) {
                 Answer::Allow(permit) => {
@@ -240,7 +239,7 @@ impl Flow {
                     PacketOutcome::Pass
                 }
                 Answer::Deny(refusal) => self.deny(&case, live, &refusal, Told::Yes),
-                Answer::Unknown { .. } => held,
+                Answer::Unknown { .. } => self.hold_back(&destination, !live, asked_ns),
             };
         }
         let patience = if is_udp(&destination) { Patience::Wait } else { Patience::Ask };
@@ -258,7 +257,7 @@ impl Flow {
             Judgement::Deny { refusal, source: Source::Hook }
                 if pending && is_passing(&refusal) =>
             {
-                held
+                self.hold_back(&destination, !live, asked_ns)
             }
             Judgement::Deny { refusal, source } => {
                 let told = match source {
@@ -274,7 +273,7 @@ impl Flow {
                     self.tag.flags &= !TAG_ADMITTED;
                 }
                 call::hold(self.tag, &destination, request);
-                held
+                self.hold_back(&destination, pending && !live, asked_ns)
             }
             Judgement::Watched => {
                 call::watch(self.tag, &destination);
@@ -283,15 +282,13 @@ impl Flow {
         }
     }
 
-    /// What holds a packet back. A SYN that has become seldom is brought back sooner than after twice
-    /// the time, so that its caller learns of the answer soon: as long as it has retransmissions left.
+    /// What holds a packet back. A SYN that is sent `again` and has become seldom is brought back sooner
+    /// than after twice the time, as long as it has retransmissions left: its caller learns of the
+    /// answer only with one.
     #[inline(always)]
-    fn hold_back(&self, destination: &Destination, seldom: bool) -> PacketOutcome {
-        if is_udp(destination) || (seldom && self.tag.flags & TAG_HELD_LONG == 0) {
-            PacketOutcome::Lose
-        } else {
-            PacketOutcome::Drop
-        }
+    fn hold_back(&self, destination: &Destination, again: bool, asked_ns: u64) -> PacketOutcome {
+        let seldom = again && asked_ns >= SELDOM_NS && self.tag.flags & TAG_HELD_LONG == 0;
+        if seldom || is_udp(destination) { PacketOutcome::Lose } else { PacketOutcome::Drop }
     }
 
     #[inline(always)]
