@@ -23,6 +23,7 @@ pub mod planes;
 pub mod probe;
 pub mod script;
 pub mod servers;
+pub mod trick;
 pub mod wait;
 
 pub use events::Event;
@@ -30,3 +31,4 @@ pub use host::{GrantRequest, HostBuilder, TestHost};
 pub use probe::{Probe, Ticket};
 pub use script::{ForkKind, Op, Reply};
 pub use servers::{Arrival, Servers, What};
+pub use trick::Trick;

@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::Write as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _},
     process::{Command, Stdio},
     thread,
@@ -83,6 +83,14 @@ impl Namespace {
         });
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "ip -batch:\n{batch}\n{error}");
+    }
+
+    /// The index of an interface of the namespace.
+    pub fn index_of(&self, interface: &str) -> u32 {
+        self.inside(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
+            rustix::net::netdevice::name_to_index(&socket, interface).expect("an own interface")
+        })
     }
 
     /// Sets a sysctl of the namespace.

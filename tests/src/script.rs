@@ -4,15 +4,20 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::load::LoadOp;
+use crate::{load::LoadOp, trick::Trick};
 
 /// How a child comes to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ForkKind {
     /// `fork`.
     Plain,
     /// `fork`, `setsid`, `fork`; the one between exits first.
     Double,
+    /// `clone3` into a cgroup.
+    Into {
+        /// Its directory.
+        directory: String,
+    },
 }
 
 /// One thing to do. Sockets have names; addresses are the usual text.
@@ -205,6 +210,8 @@ pub enum Op {
     Exit,
     /// Does something many times; data is a [`crate::load::Tally`].
     Load(LoadOp),
+    /// Does something in an unusual way.
+    Trick(Trick),
 }
 
 /// What is asked of a probe.

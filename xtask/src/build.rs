@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{
     command,
     setup::{self, Scope},
-    workspace::Workspace,
+    workspace::{DAEMON, Workspace},
 };
 
 /// Builds and returns the path of the daemon.
@@ -20,7 +20,7 @@ pub(crate) fn run() -> Result<PathBuf> {
     if !missing.is_empty() {
         bail!("missing: {}; run `cargo xtask setup` first", missing.join(", "));
     }
-    command::run(workspace.cargo("build").args(["--release", "-p", "agent-enforcer"]))?;
+    command::run(workspace.cargo("build").args(["--release", "-p", DAEMON]))?;
     let daemon = workspace.daemon();
     println!("built {}", daemon.display());
     Ok(daemon)

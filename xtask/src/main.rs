@@ -8,6 +8,7 @@
 
 mod bench;
 mod build;
+mod bypass;
 mod ci;
 mod command;
 mod daemon;
@@ -46,6 +47,8 @@ enum Verb {
     Lint,
     /// Run every test that can run here and sum up; `test vm` runs them on other kernels
     Test(test::Options),
+    /// Known ways round enforcement, and what becomes of each on this kernel (needs root)
+    Bypass(bypass::Options),
     /// A shell on another kernel, with enforcement to try
     Vm(vm::Options),
     /// Compare what the kernels' verifiers do for the programs with the committed table
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Verb::Build => build::run().map(|_| ()),
         Verb::Lint => lint::run(),
         Verb::Test(options) => test::run(options),
+        Verb::Bypass(options) => bypass::run(&options),
         Verb::Vm(options) => vm::run(&options),
         Verb::Verifier(options) => verifier::run(&options),
         Verb::Ci => ci::run(),

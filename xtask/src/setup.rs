@@ -117,6 +117,20 @@ const PIECES: &[Piece] = &[
         install: |_| packages::install(&["python3"]),
     },
     Piece {
+        name: "git",
+        why: "one of the agents of tests",
+        scope: Scope::Test,
+        state: || Ok(program_state("git")),
+        install: |_| packages::install(&["git"]),
+    },
+    Piece {
+        name: "strace",
+        why: "tests trace an agent's child with it",
+        scope: Scope::Test,
+        state: || Ok(program_state("strace")),
+        install: |_| packages::install(&["strace"]),
+    },
+    Piece {
         name: "rsyslog",
         why: "tests deliver events to a real rsyslogd that they start themselves",
         scope: Scope::Test,

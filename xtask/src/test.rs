@@ -10,6 +10,7 @@ mod vm;
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
 };
@@ -22,7 +23,7 @@ use self::libtest::Tally;
 use crate::{
     build, command,
     setup::{self, Scope},
-    workspace::{KERNEL_PACKAGE, SYSTEM_TESTS, Workspace, XTASK},
+    workspace::{DAEMON, KERNEL_PACKAGE, SYSTEM_TESTS, Workspace, XTASK},
 };
 
 /// Options of `cargo xtask test`.
@@ -45,6 +46,27 @@ struct Suite {
     tally: Tally,
 }
 
+/// Which tests of a package to run.
+#[derive(Clone, Copy)]
+pub(crate) enum Choice<'a> {
+    /// Every one.
+    All,
+    /// Those with these names.
+    Named(&'a [String]),
+}
+
+impl Choice<'_> {
+    /// For the test programs, after `--`.
+    fn restrict(self, cargo: &mut Command) {
+        match self {
+            Self::All => {}
+            Self::Named(names) => {
+                cargo.arg("--exact").args(names);
+            }
+        }
+    }
+}
+
 /// Runs what is asked for.
 pub(crate) fn run(options: Options) -> Result<()> {
     match options.place {
@@ -59,30 +81,55 @@ pub(crate) fn here() -> Result<()> {
     setup::ensure(&workspace, Scope::Test)?;
     build::run()?;
     let mut suites = vec![
-        Suite { name: "T0 (daemon)".to_owned(), tally: daemon_tests(&workspace)? },
+        Suite { name: "T0 (daemon)".to_owned(), tally: every_daemon_test(&workspace)? },
         Suite { name: "T0 (xtask)".to_owned(), tally: xtask_tests(&workspace)? },
         Suite { name: "T0 (scripts)".to_owned(), tally: scripts::run(&workspace)? },
     ];
     if workspace.has(SYSTEM_TESTS) {
-        let tally = system_tests(&workspace)?;
+        let tally = system_tests(&workspace, Choice::All)?;
         suites.push(Suite { name: "T1 (whole system)".to_owned(), tally });
     }
     report(&suites)
 }
 
+/// Names of a package's tests, all its test programs together.
+pub(crate) fn list(workspace: &Workspace, package: &str) -> Result<Vec<String>> {
+    let mut cargo = workspace.cargo("test");
+    cargo.args(["-p", package, "--", "--list", "--format=terse"]);
+    println!("  $ {}", command::describe(&cargo));
+    let listing = command::capture(&mut cargo)?;
+    Ok(listing.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+}
+
 /// Everything but xtask and what needs a kernel.
-fn daemon_tests(workspace: &Workspace) -> Result<Tally> {
+fn every_daemon_test(workspace: &Workspace) -> Result<Tally> {
+    let elsewhere = [SYSTEM_TESTS, KERNEL_PACKAGE, XTASK];
+    let packages = workspace.members.iter().filter(|name| !elsewhere.contains(&name.as_str()));
+    unit_tests(workspace, packages, Choice::All)
+}
+
+/// Tests of the daemon's own package.
+pub(crate) fn daemon_tests(workspace: &Workspace, choice: Choice<'_>) -> Result<Tally> {
+    unit_tests(workspace, [DAEMON], choice)
+}
+
+fn unit_tests(
+    workspace: &Workspace,
+    packages: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    choice: Choice<'_>,
+) -> Result<Tally> {
     let mut cargo = workspace.cargo("test");
     cargo.arg("--no-fail-fast");
-    let elsewhere = [SYSTEM_TESTS, KERNEL_PACKAGE, XTASK];
-    for package in workspace.members.iter().filter(|name| !elsewhere.contains(&name.as_str())) {
-        cargo.args(["-p", package]);
+    for package in packages {
+        cargo.arg("-p").arg(package);
     }
+    cargo.arg("--");
     if command::is_root() {
         // `setup` installed what they need. What is left out are the tests' own helper processes and
         // a measurement, which are no tests.
-        cargo.args(["--", "--include-ignored", "--skip", "helper_", "--skip", "measure_"]);
+        cargo.args(["--include-ignored", "--skip", "helper_", "--skip", "measure_"]);
     }
+    choice.restrict(&mut cargo);
     tee(&mut cargo)
 }
 
@@ -90,7 +137,8 @@ fn xtask_tests(workspace: &Workspace) -> Result<Tally> {
     tee(workspace.cargo("test").args(["--no-fail-fast", "-p", XTASK]))
 }
 
-fn system_tests(workspace: &Workspace) -> Result<Tally> {
+/// Tests of the whole daemon on this kernel.
+pub(crate) fn system_tests(workspace: &Workspace, choice: Choice<'_>) -> Result<Tally> {
     let mut cargo = workspace.cargo("test");
     cargo.args(["--no-fail-fast", "-p", SYSTEM_TESTS, "--", "--test-threads=1"]);
     cargo.env("AGENT_ENFORCER_BIN", workspace.daemon());
@@ -104,6 +152,7 @@ fn system_tests(workspace: &Workspace) -> Result<Tally> {
         }
         Root::No => println!("not root, and sudo asks for a password: these tests are skipped"),
     }
+    choice.restrict(&mut cargo);
     tee(&mut cargo)
 }
 

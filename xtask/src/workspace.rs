@@ -12,6 +12,8 @@ use serde::Deserialize;
 
 use crate::command;
 
+/// The package of the daemon.
+pub(crate) const DAEMON: &str = "agent-enforcer";
 /// The package with the tests that need the whole daemon and a real kernel.
 pub(crate) const SYSTEM_TESTS: &str = "agent-enforcer-tests";
 /// This package.

@@ -11,6 +11,7 @@
 )]
 
 mod basics;
+mod bypass;
 mod doctor;
 mod events;
 mod families;

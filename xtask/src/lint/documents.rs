@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Result, bail};
 
 use super::Verdict;
-use crate::workspace::Workspace;
+use crate::{bypass, workspace::Workspace};
 
 /// A map longer than this is no map.
 const ARCHITECTURE_LINES: usize = 250;
@@ -35,6 +35,9 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Verdict> {
         if *name == "README.md" && !text.lines().any(|line| line.contains("cargo xtask test")) {
             wrong.push(format!("{name} does not name the test command `cargo xtask test`"));
         }
+    }
+    if !bypass::is_up_to_date(workspace)? {
+        wrong.push("docs/bypass.md is not as its table: `cargo xtask bypass --write-docs`".into());
     }
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n"));

@@ -79,8 +79,9 @@ impl Diag {
         family: u8,
         visit: &mut dyn FnMut(SocketId) -> bool,
     ) -> Result<(), DiagError> {
-        // A socket in TIME_WAIT has no owner any more.
-        let states = StateFlags::all() - StateFlags::TIME_WAIT;
+        // A socket in TIME_WAIT has no owner any more. A listener is no flow: what it answers to one
+        // peer is denied packet by packet, and the others still reach it.
+        let states = StateFlags::all() - StateFlags::TIME_WAIT - StateFlags::LISTEN;
         let request = request(protocol, family, states, any_socket(family));
         self.send(NLM_F_DUMP, SockDiagMessage::InetRequest(request).into())?;
         self.receive(&mut |answer| match answer {

@@ -88,6 +88,13 @@ pub(crate) fn connect(fd: RawFd, address: SocketAddr) -> Outcome {
     Outcome::of(unsafe { libc::connect(fd, (&raw const storage).cast(), length) }.into())
 }
 
+/// With any bytes as the peer's name.
+pub(crate) fn connect_bytes(fd: RawFd, peer: &[u8]) -> Outcome {
+    let length = length(peer.len());
+    // SAFETY: readable for its length; the kernel copies it whatever it is.
+    Outcome::of(unsafe { libc::connect(fd, peer.as_ptr().cast(), length) }.into())
+}
+
 pub(crate) fn dial(address: SocketAddr) -> Outcome {
     match std::net::TcpStream::connect(address) {
         Ok(_connected) => Outcome::with(0, 0),

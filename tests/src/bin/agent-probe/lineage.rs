@@ -16,15 +16,18 @@ use agent_enforcer_tests::script::{ForkKind, Op, Reply};
 use crate::serve::{Outcome, Sockets, perform, serve_lines, tell};
 
 /// The child answers in this process's place.
-pub(crate) fn fork(sockets: &Sockets, id: u64, kind: ForkKind, op: Op) -> Option<Outcome> {
+pub(crate) fn fork(sockets: &Sockets, id: u64, kind: &ForkKind, op: Op) -> Option<Outcome> {
     let begin = Instant::now();
-    // SAFETY: the child only does what follows, in one thread; glibc keeps its heap usable.
-    let child = unsafe { libc::fork() };
+    let child = match kind {
+        // SAFETY: the child only does what follows, in one thread; glibc keeps its heap usable.
+        ForkKind::Plain | ForkKind::Double => unsafe { libc::fork() },
+        ForkKind::Into { directory } => clone_into(directory),
+    };
     if child < 0 {
         return Some(Outcome::of(-1));
     }
     if child == 0 {
-        if kind == ForkKind::Double {
+        if *kind == ForkKind::Double {
             // SAFETY: no arguments; as above.
             unsafe {
                 libc::setsid();
@@ -42,6 +45,22 @@ pub(crate) fn fork(sockets: &Sockets, id: u64, kind: ForkKind, op: Op) -> Option
     // SAFETY: a child of this process.
     unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
     None
+}
+
+/// A child that is in another cgroup from its birth.
+fn clone_into(directory: &str) -> libc::pid_t {
+    // As in include/uapi/linux/sched.h; libc's is too narrow.
+    const CLONE_INTO_CGROUP: u64 = 1 << 33;
+    let cgroup = fs::File::open(directory).expect("a cgroup of the test");
+    // SAFETY: all zeroes is a valid `clone_args`.
+    let mut arguments: libc::clone_args = unsafe { zeroed() };
+    arguments.flags = CLONE_INTO_CGROUP;
+    arguments.exit_signal = libc::SIGCHLD.cast_unsigned().into();
+    arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).expect("a descriptor");
+    let size = size_of::<libc::clone_args>();
+    // SAFETY: as for `fork`: nothing is shared.
+    let child = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size) };
+    child.try_into().expect("a process id")
 }
 
 /// `Command` clones with shared memory and a suspended parent, as `vfork` and `posix_spawn` do.

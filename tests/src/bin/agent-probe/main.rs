@@ -13,7 +13,9 @@
 mod calls;
 mod lineage;
 mod load;
+mod ring;
 mod serve;
+mod tricks;
 
 use std::{env, fs, os::unix::process::CommandExt as _, process::Command};
 

@@ -11,7 +11,7 @@ use std::{
 
 use agent_enforcer_tests::script::{Op, Reply, Request};
 
-use crate::{calls, lineage, load};
+use crate::{calls, lineage, load, tricks};
 
 /// Sockets by their names; shared by the threads.
 #[derive(Clone, Default)]
@@ -52,6 +52,12 @@ impl Outcome {
             0
         };
         Self::with(errno, value)
+    }
+
+    /// From what was completed without a system call: negative is an error number.
+    pub(crate) fn completed(result: i64) -> Self {
+        let errno = result.min(0).checked_neg().and_then(|number| number.try_into().ok());
+        Self::with(errno.expect("an error number"), result)
     }
 
     /// Without data.
@@ -113,7 +119,7 @@ pub(crate) fn perform(sockets: &Sockets, id: u64, op: Op) -> Option<Outcome> {
                 .join()
                 .expect("the thread ends");
         }
-        Op::Fork { kind, op } => return lineage::fork(sockets, id, kind, *op),
+        Op::Fork { kind, op } => return lineage::fork(sockets, id, &kind, *op),
         Op::LeaderExit => return lineage::leader_exit(sockets, id),
         Op::Exit => std::process::exit(0),
         Op::Run { argv } => lineage::run(&argv),
@@ -153,6 +159,7 @@ pub(crate) fn perform(sockets: &Sockets, id: u64, op: Op) -> Option<Outcome> {
             Outcome { value: value.into(), ..Outcome::of(result.into()) }
         }
         Op::Load(op) => load::perform(&op),
+        Op::Trick(trick) => tricks::perform(sockets, trick),
     })
 }
 

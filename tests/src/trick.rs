@@ -1,0 +1,150 @@
+//! Unusual ways to make a call, each of which has been somebody's way round an enforcer.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::script::Op;
+
+/// How bytes get into a connected socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Writer {
+    /// `write`.
+    Plain,
+    /// `writev`.
+    Vector,
+    /// `io_submit`.
+    Asynchronous,
+    /// `sendfile`.
+    File,
+    /// `splice`.
+    Pipe,
+    /// `vmsplice`, then `splice`.
+    Pages,
+}
+
+impl Writer {
+    /// Every way.
+    pub const ALL: [Self; 6] =
+        [Self::Plain, Self::Vector, Self::Asynchronous, Self::File, Self::Pipe, Self::Pages];
+}
+
+/// What an io_uring is told to do with a socket.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum RingCall {
+    /// `IORING_OP_CONNECT`.
+    Connect {
+        /// Peer.
+        address: SocketAddr,
+    },
+    /// `IORING_OP_SEND`.
+    Send {
+        /// What.
+        data: String,
+    },
+    /// `IORING_OP_SENDMSG` with a name.
+    SendTo {
+        /// Where to.
+        address: SocketAddr,
+        /// What.
+        data: String,
+    },
+}
+
+/// A control message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Control {
+    /// Level.
+    pub level: i32,
+    /// Type.
+    pub kind: i32,
+    /// Content.
+    pub value: Vec<u8>,
+}
+
+/// Something unusual.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Trick {
+    /// `connect` with these bytes as the peer's name.
+    ConnectBytes {
+        /// Socket.
+        name: String,
+        /// `struct sockaddr`, or what is meant to pass for one.
+        peer: Vec<u8>,
+    },
+    /// `sendmsg`.
+    SendMessage {
+        /// Socket.
+        name: String,
+        /// As above; nothing where it is empty.
+        peer: Vec<u8>,
+        /// What.
+        data: String,
+        /// At most one.
+        control: Option<Control>,
+    },
+    /// Writes into a connected socket.
+    Write {
+        /// Socket.
+        name: String,
+        /// What.
+        data: String,
+        /// How.
+        writer: Writer,
+    },
+    /// One call by an io_uring of its own. Value: what the ring completed it with.
+    Ring {
+        /// Socket.
+        name: String,
+        /// What.
+        call: RingCall,
+        /// A thread of the kernel submits (`IORING_SETUP_SQPOLL`).
+        polling: bool,
+    },
+    /// `connect` by the i386 system call `socketcall`.
+    Compat {
+        /// Socket.
+        name: String,
+        /// An IPv4 peer.
+        address: SocketAddr,
+    },
+    /// New TCP and UDP sockets connect and send, while a thread goes on changing the address
+    /// between two. Value: how many calls went well.
+    Race {
+        /// One.
+        one: SocketAddr,
+        /// The other, with the same port.
+        other: SocketAddr,
+        /// How many of each.
+        rounds: u32,
+    },
+    /// `socket` with every type below `SOCK_PACKET` and every protocol up to 263. Value: how many there
+    /// were; data: which, as `TYPE/PROTOCOL` words.
+    Sweep {
+        /// `AF_*`.
+        domain: i32,
+    },
+    /// `dup`.
+    Duplicate {
+        /// Socket.
+        name: String,
+        /// Name of the other descriptor.
+        copy: String,
+    },
+    /// `prctl(PR_SET_NAME)`.
+    Rename {
+        /// At most 15 bytes.
+        title: String,
+    },
+    /// `unshare` of the calling thread's namespaces; children and new sockets are in them.
+    Unshare {
+        /// `CLONE_NEW*`.
+        flags: i32,
+    },
+}
+
+impl From<Trick> for Op {
+    fn from(trick: Trick) -> Self {
+        Self::Trick(trick)
+    }
+}

@@ -1,0 +1,147 @@
+//! Where a socket or a process came from.
+
+use std::{fs, net::SocketAddr};
+
+use agent_enforcer_tests::{ForkKind, Op, Probe, TestHost, Trick};
+use libc::{EACCES, SOCK_STREAM};
+
+use super::{connect, name};
+
+fn dial(host: &TestHost, to: u8) -> Op {
+    Op::Dial { address: host.at(to) }
+}
+
+/// Denied to nobody's tool, allowed to a standing one, for the agent's own instance.
+fn assert_is_agents(host: &TestHost, agent: &mut Probe, wrap: impl Fn(Op) -> Op) {
+    assert!(agent.run(dial(host, 10)).is_ok());
+    let own = host.wait_call("allowed", "allowed_standing", agent.pid());
+    let denied = agent.run(wrap(dial(host, 50)));
+    assert!(denied.is_denied(), "{denied:?}");
+    assert!(agent.run(wrap(dial(host, 10))).is_ok());
+    let event = host.wait_event("the denial", |event| event.own("reason") == "no_tool");
+    assert_eq!(event.own("instance"), own.own("instance"));
+    assert!(host.servers.at(host.at(50)).is_empty());
+}
+
+#[test]
+fn b15_own_network_namespace_changes_no_verdict() {
+    let host = TestHost::start();
+    let mut agent = host.agent("strict");
+    assert!(agent.connect("before", host.at(10)).is_ok());
+    assert!(agent.run(Trick::Unshare { flags: libc::CLONE_NEWNET }.into()).is_ok());
+    // Where the answer comes too late for the hook there is no way either.
+    let denied = agent.connect("e", host.at(50));
+    assert!([EACCES, libc::ENETUNREACH].contains(&denied.errno), "{denied:?}");
+    // Granted, and there is no way.
+    assert_eq!(agent.connect("g", host.at(10)).errno, libc::ENETUNREACH);
+    assert!(agent.echoes("before"), "a socket stays in its namespace");
+    host.wait_denied("no_tool", agent.pid());
+}
+
+#[test]
+fn d07_d08_inherited_listener_answers_granted_peers_only_and_outlives_the_others() {
+    let host = TestHost::start();
+    let own: SocketAddr = "192.0.2.1:8000".parse().unwrap();
+    let mut agent = host.stranger();
+    assert!(agent.socket("l", own, SOCK_STREAM).is_ok());
+    assert!(agent.run(Op::Bind { name: name("l"), address: own }).is_ok());
+    assert!(agent.run(Op::Listen { name: name("l") }).is_ok());
+    let directory = host.cgroup("strict").display().to_string();
+    assert!(agent.run(Op::EnterCgroup { directory }).is_ok());
+    host.wait_event("the start of the instance", |event| event.code() == "instance_started");
+    let program = agent_enforcer_tests::binaries::probe();
+    let mut outsider = Probe::start(program, &host.cgroup("strangers"), None, &host.network.remote);
+    for (socket, from, is_denied) in [("g", 10, false), ("e", 50, true), ("again", 10, false)] {
+        assert!(outsider.socket(socket, own, SOCK_STREAM).is_ok());
+        let address = SocketAddr::new(host.at(from).ip(), 0);
+        assert!(outsider.run(Op::Bind { name: name(socket), address }).is_ok());
+        assert!(outsider.run(Op::Nonblocking { name: name(socket), on: true }).is_ok());
+        outsider.run(connect(socket, own));
+        if is_denied {
+            host.wait_denied("no_tool", agent.pid());
+            let made = outsider.run(Op::Connected { name: name(socket), timeout_ms: 500 });
+            assert!(!made.is_ok(), "{made:?}");
+        } else {
+            let made = outsider.run(Op::Connected { name: name(socket), timeout_ms: 5000 });
+            assert!(made.is_ok(), "{made:?}");
+            assert!(agent.run(Op::Accept { name: name("l"), connection: name("a") }).is_ok());
+            assert!(agent.send("a", "answer").is_ok());
+            assert_eq!(outsider.receive(socket).data, "answer");
+        }
+    }
+}
+
+#[test]
+fn d10_duplicate_of_a_socket_is_the_same_socket() {
+    let host = TestHost::start();
+    let mut agent = host.agent("strict");
+    for (peer, is_denied) in [(host.at(50), true), (host.at(10), false)] {
+        assert!(agent.socket("s", peer, SOCK_STREAM).is_ok());
+        let copy = Trick::Duplicate { name: name("s"), copy: name("copy") };
+        assert!(agent.run(copy.into()).is_ok());
+        assert_eq!(agent.run(connect("copy", peer)).is_denied(), is_denied);
+    }
+    assert!(agent.echoes("s") && agent.echoes("copy"));
+    assert!(host.servers.at(host.at(50)).is_empty());
+}
+
+#[test]
+fn e03_child_made_in_another_cgroup_stays_the_agents() {
+    let host = TestHost::start();
+    let mut agent = host.agent("strict");
+    let directory = host.cgroup("strangers").display().to_string();
+    assert_is_agents(&host, &mut agent, |op| Op::Fork {
+        kind: ForkKind::Into { directory: directory.clone() },
+        op: Box::new(op),
+    });
+}
+
+#[test]
+fn e09_process_with_another_name_stays_the_agents() {
+    let host = TestHost::start();
+    let mut agent = host.agent("strict");
+    assert!(agent.run(Trick::Rename { title: name("systemd") }.into()).is_ok());
+    assert_is_agents(&host, &mut agent, |op| op);
+}
+
+#[test]
+fn e13_process_of_another_pid_namespace_stays_the_agents() {
+    let host = TestHost::start();
+    let mut agent = host.agent("strict");
+    assert!(agent.run(dial(&host, 10)).is_ok());
+    let own = host.wait_call("allowed", "allowed_standing", agent.pid());
+    assert!(agent.run(Trick::Unshare { flags: libc::CLONE_NEWPID }.into()).is_ok());
+    // The namespace ends with its first process, so there is one child.
+    let op = Box::new(dial(&host, 50));
+    let denied = agent.run(Op::Fork { kind: ForkKind::Plain, op });
+    assert_eq!(denied.pid, 1, "the first process of its namespace");
+    assert!(denied.is_denied(), "{denied:?}");
+    let event = host.wait_event("the denial", |event| event.own("reason") == "no_tool");
+    assert_eq!(event.own("instance"), own.own("instance"));
+    assert_ne!(event.pid(), 1, "the host's number is told");
+}
+
+#[test]
+fn j08_daemon_has_no_descriptor_that_outlives_exec() {
+    const CLOSES_AT_EXEC: u32 = 0o2_000_000;
+    let host = TestHost::start();
+    let pid = host.daemon.pid().to_string();
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("a process");
+    let mut seen = 0;
+    for info in infos {
+        let path = info.expect("a descriptor").path();
+        // It may be closed meanwhile.
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = u32::from_str_radix(flags.expect("flags").trim(), 8).expect("octal");
+        let number = path.file_name().expect("a number").to_string_lossy();
+        let target = |process: &str| fs::read_link(format!("/proc/{process}/fd/{number}")).ok();
+        // What the test itself was started with is none of the daemon's doing.
+        let inherited = target("self").is_some_and(|own| target(&pid) == Some(own));
+        let standard = ["0", "1", "2"].contains(&number.as_ref());
+        let closes = flags & CLOSES_AT_EXEC != 0;
+        assert!(closes || standard || inherited, "{}: {text}", path.display());
+        seen += 1;
+    }
+    assert!(seen > 10, "programs, maps and sockets: {seen}");
+}
