@@ -14,7 +14,7 @@ pub const SOCK_CREATE: &str = "ae_sock_create";
 pub const EGRESS: &str = "ae_egress";
 /// cgroup `sock_ops`.
 pub const SOCK_OPS: &str = "ae_sock_ops";
-/// Raw tracepoint `sched_process_fork`.
+/// Raw tracepoint `sched_wakeup_new`.
 pub const FORK: &str = "ae_fork";
 /// Raw tracepoint `sched_process_exec`.
 pub const EXEC: &str = "ae_exec";

@@ -100,7 +100,7 @@ fn ae_sock_ops(ctx: SockOpsContext) -> u32 {
     1
 }
 
-#[raw_tracepoint(tracepoint = "sched_process_fork")]
+#[raw_tracepoint(tracepoint = "sched_wakeup_new")]
 fn ae_fork(ctx: RawTracePointContext) -> i32 {
     lineage::fork(&ctx);
     0

@@ -21,11 +21,14 @@ use crate::{
     network::{HOSTS, Network, v4, v6},
     probe::Probe,
     servers::Servers,
-    wait::{SOON, poll_for},
+    wait::{SOON, poll_for, slowed},
 };
 
 /// Every server listens here.
 pub const PORT: u16 = 7000;
+
+/// How long the agent `hasty` of [`POLICY`] waits; before [`slowed`].
+pub const HASTE: Duration = Duration::from_millis(500);
 
 /// The policy of a test that names none. `@CG@` stands for the test's cgroup.
 ///
@@ -52,7 +55,7 @@ agents:
     selectors: [["cgroup:path:@CG@/hasty"]]
     tools: [model, web, mail]
     standing: [model]
-    stall_limit: 500ms
+    stall_limit: @HASTE@
   - name: strict
     owner: owner@example.com
     purpose: Never waits
@@ -274,7 +277,9 @@ impl TestHost {
     /// Puts a policy where the daemon will read it.
     pub fn write_policy(&self, policy: &str) {
         let directory = self.directory.path().display().to_string();
+        let haste = format!("{}ms", slowed(HASTE).as_millis());
         let policy = policy.replace("@CG@", &self.cgroup.name()).replace("@DIR@", &directory);
+        let policy = policy.replace("@HASTE@", &haste);
         fs::write(self.daemon.policy_directory().join("policy.yaml"), policy).expect("an own file");
     }
 

@@ -1,6 +1,6 @@
 //! What a probe can be told to do, and what it answers. One line of JSON each.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -246,6 +246,11 @@ impl Reply {
     /// Whether it went well.
     pub const fn is_ok(&self) -> bool {
         self.errno == 0
+    }
+
+    /// How long it took.
+    pub const fn took(&self) -> Duration {
+        Duration::from_micros(self.micros)
     }
 
     /// Whether a TCP call was denied: `EACCES` where the answer was there or came while the call

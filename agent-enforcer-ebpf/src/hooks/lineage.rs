@@ -1,10 +1,12 @@
-//! Raw tracepoints `sched_process_fork`, `sched_process_exec`, `sched_process_exit` and
+//! Raw tracepoints `sched_wakeup_new`, `sched_process_exec`, `sched_process_exit` and
 //! `cgroup_attach_task`: who is an agent's process, from its first instruction to its last.
 //!
-//! A child carries its parent's tag before it can run (kernel/fork.c `kernel_clone` fires the
-//! tracepoint before `wake_up_new_task`). Exec keeps the tag and begins a new image. The tag goes
-//! when the last thread of the group goes. A tag that finds no room marks the process so that
-//! everything it does is denied.
+//! A child carries its parent's tag before it can run (kernel/sched/core.c `wake_up_new_task` fires
+//! the tracepoint with the run queue locked). `sched_process_fork` won't do: from 7.0 on a raw
+//! tracepoint's program can be preempted, and until it goes on the same processor skips it
+//! (kernel/trace/bpf_trace.c `__bpf_trace_run`), which is a child that nobody knows. Exec keeps the
+//! tag and begins a new image. The tag goes when the last thread of the group goes. A tag that finds
+//! no room marks the process so that everything it does is denied.
 
 use agent_enforcer_common::{
     id::{ExecId, InstanceId},
@@ -39,11 +41,12 @@ fn current() -> Task {
     Task::new(unsafe { bpf_get_current_task() })
 }
 
-/// `(struct task_struct *parent, struct task_struct *child)`
+/// `(struct task_struct *child)`; its parent is running. Interrupts are off and the run queue is
+/// locked: nothing here may wake a task, and the ring's wake-up is put off by the kernel.
 #[inline(always)]
 pub(crate) fn fork(ctx: &RawTracePointContext) {
     let parent = processes::current_tgid();
-    let child = Task::new(argument(ctx, 1));
+    let child = Task::new(argument(ctx, 0));
     let Some(tgid) = child.tgid() else { return };
     if tgid == parent {
         // A thread.

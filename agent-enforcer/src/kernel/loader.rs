@@ -139,7 +139,7 @@ enum Attach {
 
 /// Lineage first: a process must be known before its first call is seen.
 const PROGRAMS: [(&str, Attach); 13] = [
-    (names::FORK, Attach::Tracepoint("sched_process_fork")),
+    (names::FORK, Attach::Tracepoint("sched_wakeup_new")),
     (names::EXIT, Attach::Tracepoint("sched_process_exit")),
     (names::CGROUP_MKDIR, Attach::Tracepoint("cgroup_mkdir")),
     (names::CGROUP_RMDIR, Attach::Tracepoint("cgroup_rmdir")),

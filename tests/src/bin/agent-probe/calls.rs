@@ -10,6 +10,8 @@ use std::{
 
 use libc::{c_int, c_void, sockaddr_storage, socklen_t};
 
+use agent_enforcer_tests::wait::slowed;
+
 use crate::serve::Outcome;
 
 /// An address as the kernel takes it.
@@ -138,9 +140,15 @@ fn wait(fd: RawFd, events: i16, timeout_ms: c_int) -> c_int {
     unsafe { libc::poll(&raw mut poll, 1, timeout_ms) }
 }
 
+fn slowed_ms(timeout_ms: c_int) -> c_int {
+    let timeout = Duration::from_millis(timeout_ms.unsigned_abs().into());
+    c_int::try_from(slowed(timeout).as_millis()).expect("minutes at most")
+}
+
 /// Ticks like an event loop until the socket is writable or broken.
 pub(crate) fn connected(fd: RawFd, timeout_ms: c_int) -> Outcome {
     const TICK_MS: c_int = 10;
+    let timeout_ms = slowed_ms(timeout_ms);
     let mut ticks = 0;
     while wait(fd, libc::POLLOUT, TICK_MS) == 0 {
         ticks += 1;
@@ -196,7 +204,7 @@ pub(crate) fn send_many(fd: RawFd, addresses: &[SocketAddr], data: &str) -> Outc
 }
 
 pub(crate) fn receive(fd: RawFd, timeout_ms: c_int) -> Outcome {
-    if wait(fd, libc::POLLIN, timeout_ms) == 0 {
+    if wait(fd, libc::POLLIN, slowed_ms(timeout_ms)) == 0 {
         return Outcome::with(libc::ETIME, -1);
     }
     let mut buffer = vec![0_u8; 65536];

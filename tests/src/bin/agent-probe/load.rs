@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_enforcer_tests::load::{LoadOp, Tally};
+use agent_enforcer_tests::{
+    load::{LoadOp, Tally},
+    wait::slowed,
+};
 
 use crate::{calls::raw, serve::Outcome};
 
@@ -26,9 +29,11 @@ struct Crowd {
 /// Does it.
 pub(crate) fn perform(op: &LoadOp) -> Outcome {
     let tally = match *op {
-        LoadOp::Flood { address, ports, calls, millis } => flood(address, ports, calls, millis),
+        LoadOp::Flood { address, ports, calls, millis } => {
+            flood(address, ports, calls, slowed(Duration::from_millis(millis)))
+        }
         LoadOp::Hold { address, calls } => hold(address, calls),
-        LoadOp::Settle { millis } => settle(Duration::from_millis(millis)),
+        LoadOp::Settle { millis } => settle(slowed(Duration::from_millis(millis))),
         LoadOp::Crowd { address, processes } => crowd(address, processes),
         LoadOp::Disperse => disperse(),
     };
@@ -68,9 +73,9 @@ fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-fn flood(address: SocketAddr, ports: u16, calls: u64, millis: u64) -> Tally {
+fn flood(address: SocketAddr, ports: u16, calls: u64, limit: Duration) -> Tally {
     let mut tally = Tally::default();
-    let end = Instant::now() + Duration::from_millis(millis);
+    let end = Instant::now() + limit;
     for call in 0..calls {
         if Instant::now() >= end {
             break;
@@ -173,7 +178,7 @@ fn crowd(address: SocketAddr, processes: u32) -> Tally {
     }
     close(waits);
     *CROWD.lock().expect("no thread panics with it") = Some(Crowd { root, release });
-    let end = Instant::now() + Duration::from_secs(50);
+    let end = Instant::now() + slowed(Duration::from_secs(50));
     while results.all().iter().any(|result| result.load(Ordering::SeqCst) < 0) {
         assert!(Instant::now() < end, "the crowd does not end its calls");
         std::thread::sleep(Duration::from_millis(1));
