@@ -87,7 +87,8 @@ impl Parser {
         } else if let Some(lines) =
             self.panicking.as_ref().and_then(|thread| self.panics.get_mut(thread))
         {
-            if line.is_empty() || line.starts_with("note: ") || lines.len() == PANIC_LINES {
+            let over = line.is_empty() || line == "stack backtrace:" || line.starts_with("note: ");
+            if over || lines.len() == PANIC_LINES {
                 self.panicking = None;
             } else {
                 lines.push(line.to_owned());

@@ -100,7 +100,10 @@ fn write(fd: RawFd, data: &str, writer: Writer) -> Outcome {
             pipe.write_all(data.as_bytes()).expect("room in the pipe");
         }),
         Writer::Pages => splice(fd, data.len(), |pipe| {
-            // SAFETY: one part, which outlives what is made of it.
+            // What is sent is this memory, not a copy of it, until it is received: never given back.
+            let lasting = data.as_bytes().to_vec().leak();
+            let part = iovec { iov_base: lasting.as_mut_ptr().cast(), iov_len: lasting.len() };
+            // SAFETY: one part, which lives as long as the process.
             let moved = unsafe { libc::vmsplice(pipe.as_raw_fd(), &raw const part, 1, 0) };
             assert!(moved >= 0, "room in the pipe");
         }),
