@@ -77,6 +77,8 @@ pub struct Limits {
 pub const PROFILE_AUDIT: u32 = 1;
 /// [`AgentProfile::flags`]: deny what has no verdict, without asking.
 pub const PROFILE_DENY_ON_MISS: u32 = 2;
+/// [`AgentProfile::flags`]: stop a blocking caller of TCP instead of holding its packets.
+pub const PROFILE_PARK_TCP: u32 = 4;
 
 /// What the kernel side needs of an agent's policy. Key: `AgentId`. Absent: deny everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,6 +108,12 @@ pub enum StateWord {
     Untracked = 5,
     /// Zero, for ever; nobody writes it. The verifier can't know that.
     Zero = 6,
+    /// Thread group id of the daemon in the initial pid namespace. Written by the daemon.
+    DaemonTgid = 7,
+    /// How often the cgroup plane saw the daemon's own canary call. Counted by the kernel side.
+    CgroupCanary = 8,
+    /// How often the LSM plane saw the daemon's own canary call. Counted by the kernel side.
+    LsmCanary = 9,
 }
 
 impl StateWord {

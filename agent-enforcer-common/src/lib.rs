@@ -15,6 +15,8 @@ pub mod glob;
 pub mod id;
 pub mod names;
 pub mod packet;
+pub mod park;
+pub mod peer;
 pub mod process;
 pub mod reason;
 pub mod record;
@@ -24,7 +26,7 @@ pub mod unit;
 pub mod verdict;
 
 /// Version of every layout in this crate. Pinned maps of another version are never reused.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// `u64` nanoseconds of `CLOCK_BOOTTIME` that stand for "never".
 pub const NEVER_NS: u64 = u64::MAX;

@@ -27,6 +27,23 @@ pub const CGROUP_MKDIR: &str = "ae_cgrp_mkdir";
 /// Raw tracepoint `cgroup_rmdir`.
 pub const CGROUP_RMDIR: &str = "ae_cgrp_rmdir";
 
+/// LSM `socket_create`.
+pub const LSM_CREATE: &str = "ae_lsm_create";
+/// LSM `socket_post_create`.
+pub const LSM_CREATED: &str = "ae_lsm_created";
+/// LSM `socket_connect`.
+pub const LSM_CONNECT: &str = "ae_lsm_connect";
+/// LSM `socket_sendmsg`.
+pub const LSM_SENDMSG: &str = "ae_lsm_sendmsg";
+/// LSM `unix_stream_connect`.
+pub const LSM_UNIX_CONNECT: &str = "ae_lsm_unixconn";
+/// LSM `unix_may_send`.
+pub const LSM_UNIX_SEND: &str = "ae_lsm_unixsend";
+/// LSM `file_receive`.
+pub const LSM_RECEIVE: &str = "ae_lsm_receive";
+/// LSM `bprm_committed_creds`.
+pub const LSM_EXEC: &str = "ae_lsm_exec";
+
 /// Thread group id -> `ProcessTag`.
 pub const PROCS: &str = "AE_PROCS";
 /// Bitmap of processes that found no room in `PROCS`.
@@ -45,6 +62,10 @@ pub const PREFIXES: &str = "AE_PREFIXES";
 pub const ENDED: &str = "AE_ENDED";
 /// Socket -> `SocketTag`.
 pub const TAGS: &str = "AE_TAGS";
+/// `UnixPeer` -> `NumberedPeer`.
+pub const PEERS: &str = "AE_PEERS";
+/// Thread group and thread id -> `ParkedCall`.
+pub const PARKED: &str = "AE_PARKED";
 /// Records for the daemon.
 pub const RING: &str = "AE_RING";
 /// Slot -> `Tally`.
@@ -83,6 +104,8 @@ pub const MAPS: &[&str] = &[
     PREFIXES,
     ENDED,
     TAGS,
+    PEERS,
+    PARKED,
     RING,
     TALLIES,
     STATE,

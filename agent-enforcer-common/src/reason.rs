@@ -104,6 +104,9 @@ reasons! {
     SourceRoute = 65 => "source_route", "send without IP options and routing headers";
     /// The packet could not be parsed.
     MalformedPacket = 66 => "malformed_packet", "find out what the agent sends";
+    /// What no agent may do, whatever its grants: change the kernel, or touch the enforcer and
+    /// processes that are not its own.
+    Guarded = 67 => "guarded", "find out why the agent tries it; see the event's `guard`";
 }
 
 impl Reason {

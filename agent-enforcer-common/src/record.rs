@@ -36,6 +36,10 @@ pub enum RecordKind {
     /// A process was recognised as an agent's when it entered a cgroup: a new instance, still with
     /// the program of its launcher. A [`ProcessRecord`].
     Joined = 10,
+    /// A unix socket was named for the first time. A [`crate::peer::PeerRecord`].
+    Peer = 11,
+    /// An agent tried what is denied to every agent, whatever its grants. A [`GuardRecord`].
+    Guarded = 12,
 }
 
 impl RecordKind {
@@ -52,6 +56,8 @@ impl RecordKind {
             8 => Some(Self::TableFull),
             9 => Some(Self::FlowDenied),
             10 => Some(Self::Joined),
+            11 => Some(Self::Peer),
+            12 => Some(Self::Guarded),
             _ => None,
         }
     }
@@ -69,6 +75,16 @@ pub enum Hook {
     SocketCreate = 3,
     /// cgroup `skb/egress`.
     Egress = 4,
+    /// LSM `socket_create`.
+    LsmCreate = 5,
+    /// LSM `socket_connect`.
+    LsmConnect = 6,
+    /// LSM `socket_sendmsg`.
+    LsmSendmsg = 7,
+    /// LSM `unix_stream_connect`.
+    UnixConnect = 8,
+    /// LSM `unix_may_send`.
+    UnixSend = 9,
 }
 
 impl Hook {
@@ -79,6 +95,11 @@ impl Hook {
             2 => Some(Self::Sendmsg),
             3 => Some(Self::SocketCreate),
             4 => Some(Self::Egress),
+            5 => Some(Self::LsmCreate),
+            6 => Some(Self::LsmConnect),
+            7 => Some(Self::LsmSendmsg),
+            8 => Some(Self::UnixConnect),
+            9 => Some(Self::UnixSend),
             _ => None,
         }
     }
@@ -90,6 +111,8 @@ pub const CALL_LIVE_FLOW: u8 = 1;
 pub const CALL_UNATTESTED: u8 = 2;
 /// [`CallRecord::flags`]: the call took a verdict that admits one.
 pub const CALL_TOOK_USE: u8 = 4;
+/// [`CallRecord::flags`]: the caller is stopped until the daemon continues it.
+pub const CALL_PARKED: u8 = 8;
 
 /// First bytes of every record.
 #[derive(Clone, Copy, Debug, Default)]
@@ -193,6 +216,54 @@ pub struct ProcessRecord {
     pub process: ProcessFacts,
 }
 
+/// What is denied to every agent, whatever its grants. Append-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Guard {
+    /// `bpf()`; the argument is its command.
+    Bpf = 1,
+    /// Reading or changing a process that is not of its own instance (ptrace, `pidfd_getfd`,
+    /// `process_vm_readv`, `/proc/PID/mem`); the argument is the access mode.
+    Ptrace = 2,
+    /// A signal to the daemon; the argument is its number.
+    Signal = 3,
+    /// Limits or scheduling of the daemon; the argument is the limit's number, or 0.
+    Limits = 4,
+    /// A file that the enforcer lives by, or that changes the kernel for all; the argument is the
+    /// file system's magic number.
+    File = 5,
+}
+
+impl Guard {
+    /// The guard of a number from the ring.
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Bpf),
+            2 => Some(Self::Ptrace),
+            3 => Some(Self::Signal),
+            4 => Some(Self::Limits),
+            5 => Some(Self::File),
+            _ => None,
+        }
+    }
+}
+
+/// A record about what an agent may not do to the host.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct GuardRecord {
+    /// Kind, size and time.
+    pub header: RecordHeader,
+    /// The process.
+    pub process: ProcessFacts,
+    /// [`Guard`].
+    pub guard: u32,
+    /// Thread group that it was aimed at, 0 where it was none.
+    pub target_tgid: u32,
+    /// See [`Guard`].
+    pub argument: u64,
+}
+
 /// Per-CPU counters beside the one per reason. Append-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -217,6 +288,14 @@ pub enum Counter {
     CgroupTableFull = 8,
     /// Wishes to reset a denied flow that found no room in the ring.
     LostFlowDenied = 9,
+    /// Callers that were stopped.
+    Parked = 10,
+    /// Callers that were to be stopped and could not be.
+    ParkFailed = 11,
+    /// Guard records that found no room in the ring.
+    LostGuarded = 12,
+    /// Unix sockets that could not be named.
+    PeerUnnamed = 13,
 }
 
 impl Counter {
@@ -231,5 +310,6 @@ const _: () = {
     assert!(core::mem::offset_of!(ProcessFacts, comm).is_multiple_of(8));
     assert!(size_of::<CallRecord>() == 168);
     assert!(size_of::<ProcessRecord>() == 96);
+    assert!(size_of::<GuardRecord>() == 112);
 };
-crate::plain_data!(RecordHeader, ProcessFacts, CallRecord, ProcessRecord);
+crate::plain_data!(RecordHeader, ProcessFacts, CallRecord, ProcessRecord, GuardRecord);

@@ -113,7 +113,7 @@ pub struct PrefixKey {
     pub generation: Generation,
     /// Whose it is: see [`agent_scope`] and [`instance_scope`].
     pub scope: u64,
-    /// `IPPROTO_*`.
+    /// [`Destination::kind`]; for an IP address `IPPROTO_*`.
     pub protocol: u64,
     /// Canonical address ([`Destination::address_be`]).
     pub address_be: [u64; 2],

@@ -23,8 +23,11 @@ mod stall;
 
 use aya_ebpf::{
     helpers::generated::bpf_set_retval,
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, raw_tracepoint, sock_ops},
-    programs::{RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, lsm, raw_tracepoint, sock_ops},
+    programs::{
+        LsmContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext,
+        SockOpsContext,
+    },
 };
 use hooks::{
     call::{self, CallOutcome},
@@ -133,6 +136,12 @@ fn ae_cgrp_mkdir(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "cgroup_rmdir")]
 fn ae_cgrp_rmdir(ctx: RawTracePointContext) -> i32 {
     cgroups::rmdir(&ctx);
+    0
+}
+
+#[lsm(hook = "bprm_committed_creds")]
+fn ae_lsm_exec(ctx: LsmContext) -> i32 {
+    lineage::committed(&ctx);
     0
 }
 

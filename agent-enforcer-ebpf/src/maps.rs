@@ -8,6 +8,8 @@ pub(crate) mod counters;
 pub(crate) mod ended;
 pub(crate) mod identities;
 pub(crate) mod instances;
+pub(crate) mod parked;
+pub(crate) mod peers;
 pub(crate) mod processes;
 pub(crate) mod profiles;
 pub(crate) mod ring;

@@ -286,6 +286,8 @@ pub(crate) fn process(kind: RecordKind, tgid: u32, tag: &ProcessTag) {
         | RecordKind::Allowed
         | RecordKind::Audited
         | RecordKind::FlowDenied
+        | RecordKind::Peer
+        | RecordKind::Guarded
         | RecordKind::InstanceEnded
         | RecordKind::TableFull => ring::submit_later(entry),
     }

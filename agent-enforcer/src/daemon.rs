@@ -66,7 +66,7 @@ pub fn run(args: RunArgs) -> Result<()> {
 /// Removes the pins that an ended daemon left; returns what was there.
 pub fn detach_offline(bpffs: &Path, reason: &str) -> Result<Vec<String>> {
     let pins = Pins::take(bpffs)?;
-    let programs = if pins.in_force() { Kernel::programs() } else { Vec::new() };
+    let programs = pins.programs_in_force();
     pins.remove_all()?;
     // No daemon, no events file: the system's log keeps the evidence.
     init_log(LogFormat::Journald).or_else(|_no_journal| init_log(LogFormat::Text))?;
@@ -87,6 +87,7 @@ async fn serve(args: RunArgs) -> Result<()> {
     if !host::is_hierarchy_root(&cgroup_root) {
         tracing::warn!(path = %cgroup_root.display(), "enforcing below one cgroup only: sockets made outside escape");
     }
+    let plane = args.plane.resolve()?;
     let listener = api::Listener::bind(&api::socket_path(&args.runtime_dir))?;
     let store = Arc::new(GrantStore::open(&args.state_dir)?);
     let now = Moment::now()?;
@@ -96,7 +97,7 @@ async fn serve(args: RunArgs) -> Result<()> {
     let agent_ids = store.agent_ids(names)?.into_iter().collect();
     let (events, stage) = start_events(&args)?;
 
-    let config = kernel_config(&args, cgroup_root);
+    let config = kernel_config(&args, plane, cgroup_root);
     let (mut kernel, maps) = Kernel::load(config)?;
     let takes_over = kernel.takes_over();
     let mut verdicts = Verdicts::new(maps.verdicts, maps.state)?;
@@ -126,6 +127,8 @@ async fn serve(args: RunArgs) -> Result<()> {
         uses,
         globs,
         cgroups,
+        plane,
+        programs: kernel.programs(),
         limits: PendingLimits {
             total: usize::try_from(args.max_pending)?,
             per_instance: usize::try_from(args.max_pending_per_instance)?,
@@ -145,7 +148,7 @@ async fn serve(args: RunArgs) -> Result<()> {
     events.push(Event::Daemon(DaemonEvent::Started {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation: engine.generation(),
-        plane: "cgroup".to_owned(),
+        plane: plane.to_string(),
     }));
     let (ended, intake_ended) = oneshot::channel();
     let ring = maps.ring;
@@ -256,10 +259,11 @@ async fn finish(end: End, kernel: Kernel, inbox: &Inbox, events: &EventQueue) ->
     }
 }
 
-fn kernel_config(args: &RunArgs, cgroup_root: PathBuf) -> KernelConfig {
+fn kernel_config(args: &RunArgs, plane: host::Plane, cgroup_root: PathBuf) -> KernelConfig {
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let waiters = u32::try_from(cpus.saturating_sub(1)).unwrap_or(u32::MAX);
     KernelConfig {
+        plane,
         bpffs: args.bpffs.clone(),
         cgroup_root,
         limits: Limits {

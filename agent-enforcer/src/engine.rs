@@ -41,6 +41,7 @@ use crate::{
     },
     decision::Process,
     events::{DaemonEvent, Event, EventQueue},
+    host::Plane,
     intake::{DecodeError, Record},
     kernel::{
         flows::FlowReset,
@@ -178,6 +179,10 @@ pub struct Parts {
     pub globs: SyncSender<Vec<String>>,
     /// Mount point of cgroup v2.
     pub cgroups: PathBuf,
+    /// Which programs are in force.
+    pub plane: Plane,
+    /// Their names.
+    pub programs: Vec<String>,
     /// Limits of what may wait.
     pub limits: PendingLimits,
 }
@@ -222,6 +227,8 @@ pub struct Engine {
     flows: FlowReset,
     held_timers: HeldTimers,
     cgroups: PathBuf,
+    plane: Plane,
+    programs: Vec<String>,
     uses: SyncSender<UseRequest>,
     globs: SyncSender<Vec<String>>,
     images: HashMap<ExecId, Image>,
@@ -284,6 +291,8 @@ impl Engine {
             uses,
             globs,
             cgroups,
+            plane,
+            programs,
             limits,
         } = parts;
         let mut engine = Self {
@@ -305,6 +314,8 @@ impl Engine {
             flows,
             held_timers,
             cgroups,
+            plane,
+            programs,
             uses,
             globs,
             images: HashMap::new(),

@@ -4,6 +4,7 @@
 //! enforcement needs ([`checks`]). Changes nothing on the host.
 
 mod checks;
+mod plane;
 mod sock_diag;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 };
 
 pub use checks::{Check, CheckLevel, CheckTargets, checks};
+pub use plane::{LSM_LIST, Plane, PlaneError, PlaneWish, lsm_list};
 
 /// `CGROUP2_SUPER_MAGIC`, include/uapi/linux/magic.h
 const CGROUP2_MAGIC: u64 = 0x6367_7270;

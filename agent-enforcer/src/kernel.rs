@@ -9,3 +9,4 @@ pub mod loader;
 pub mod mapped;
 pub mod maps;
 pub mod pins;
+mod programs;

@@ -14,7 +14,9 @@ use agent_enforcer_common::{
     record::RecordKind,
 };
 use aya_ebpf::{
-    EbpfContext as _, helpers::generated::bpf_get_current_task, programs::RawTracePointContext,
+    EbpfContext as _,
+    helpers::generated::bpf_get_current_task,
+    programs::{LsmContext, RawTracePointContext},
 };
 
 use crate::{
@@ -75,9 +77,22 @@ pub(crate) fn fork(ctx: &RawTracePointContext) {
 /// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
 #[inline(always)]
 pub(crate) fn exec(ctx: &RawTracePointContext) {
+    on_exec(|| Address::new(argument(ctx, 2)));
+}
+
+/// LSM `bprm_committed_creds(struct linux_binprm *bprm)`: exec, where the LSM plane is. A program
+/// there is never skipped (kernel/bpf/trampoline.c: no recursion count for
+/// `BPF_PROG_TYPE_LSM`), as one of a raw tracepoint can be from 7.0 on.
+#[inline(always)]
+pub(crate) fn committed(ctx: &LsmContext) {
+    on_exec(|| Address::new(ctx.arg(0)));
+}
+
+#[inline(always)]
+fn on_exec(binprm: impl Fn() -> Address) {
     let tgid = processes::current_tgid();
     // VERIFIER: read where it is used; 6.1 forgets over a branch whether there was one.
-    let executable = || Executable::of_binprm(Address::new(argument(ctx, 2)));
+    let executable = || Executable::of_binprm(binprm());
     match processes::standing(tgid) {
         Standing::Untracked => {}
         Standing::Agent(tag) => {

@@ -88,7 +88,7 @@ pub(crate) fn prefix(
     let data = PrefixKey {
         generation,
         scope,
-        protocol: u64::from(destination.protocol()),
+        protocol: destination.kind(),
         address_be: destination.address_be(),
     };
     let key = AlignedKey { _unused: 0, prefix_length: PREFIX_FIXED_BITS + 128, data };

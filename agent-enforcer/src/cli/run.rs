@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, error::ErrorKind};
 
-use crate::events::{SyslogFacility, SyslogTarget};
+use crate::{
+    events::{SyslogFacility, SyslogTarget},
+    host::PlaneWish,
+};
 
 const RING_PAGE: u32 = 4096;
 
@@ -43,6 +46,10 @@ pub struct RunArgs {
     /// are not seen: for trials only.
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+    /// Which kernel programs are put in force: those of BPF LSM as well where the kernel lists `bpf`
+    /// among its security modules (`auto`), never (`cgroup`), or not starting without them (`lsm`).
+    #[arg(long, value_enum, value_name = "PLANE", default_value_t)]
+    pub plane: PlaneWish,
     /// Processes of agents that are tracked at the same time; more can't connect anywhere.
     #[arg(long, value_name = "N", default_value_t = 65_536)]
     #[arg(value_parser = clap::value_parser!(u32).range(1_024..=4_194_304))]

@@ -17,7 +17,6 @@ use crate::{
     },
     decision::instance_name,
     events::LostRecords,
-    kernel::loader::Kernel,
     resolver::{
         grant::GrantState,
         policy::{Agent, OnMiss, Ruling, explain_rule, rule},
@@ -60,7 +59,7 @@ impl Engine {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started: self.started,
-            plane: "cgroup".to_owned(),
+            plane: self.plane.to_string(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             generation: self.verdicts.generation().get(),
             agents: self.policy.agents().len(),
@@ -71,7 +70,7 @@ impl Engine {
             reasons: self.reasons(),
             problems: self.problems(&counters),
             counters,
-            programs: Kernel::programs(),
+            programs: self.programs.clone(),
         }
     }
 

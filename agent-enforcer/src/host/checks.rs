@@ -11,7 +11,7 @@ use std::{
 use rustix::system::uname;
 use serde::Serialize;
 
-use super::{cgroup2_root, file_system, sock_diag};
+use super::{LSM_LIST, cgroup2_root, file_system, lsm_list, sock_diag};
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h
 const BPFFS_MAGIC: u64 = 0xcafe_4a11;
@@ -120,7 +120,7 @@ pub fn checks(targets: &CheckTargets) -> Vec<Check> {
             ),
         },
         mounted_bpffs(bpffs),
-        lsm(fs::read_to_string("/sys/kernel/security/lsm")),
+        lsm(lsm_list()),
         Check::warn(
             "not_covered",
             NOT_COVERED,
@@ -225,18 +225,20 @@ fn mounted_bpffs(bpffs: &Path) -> Check {
 
 fn lsm(list: io::Result<String>) -> Check {
     const NAME: &str = "lsm_plane";
-    const REMEDY: &str =
-        "nothing to do: this version enforces on the cgroup plane alone (see `not_covered`)";
-    let found = match list {
-        Ok(list) if list.trim().split(',').any(|name| name == "bpf") => {
-            "the kernel has bpf in its LSM list; this version does not use it".to_owned()
+    let (found, remedy) = match list {
+        Ok(list) if list.split(',').any(|name| name == "bpf") => {
+            return Check::ok(NAME, format!("the kernel's security modules are {list}"));
         }
-        Ok(list) => format!("bpf is not in the kernel's LSM list ({})", list.trim()),
-        Err(error) => {
-            format!("the kernel's LSM list can't be read (/sys/kernel/security/lsm: {error})")
-        }
+        Ok(list) => (
+            format!("bpf is not among the kernel's security modules ({list})"),
+            format!("start the kernel with `lsm={list},bpf`; until then see `not_covered`"),
+        ),
+        Err(error) => (
+            format!("the kernel's security modules can't be read ({LSM_LIST}: {error})"),
+            "`mount -t securityfs none /sys/kernel/security`".to_owned(),
+        ),
     };
-    Check::warn(NAME, found, REMEDY)
+    Check::warn(NAME, found, &remedy)
 }
 
 fn jit(setting: &io::Result<String>) -> Check {

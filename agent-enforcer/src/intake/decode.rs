@@ -74,6 +74,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         RecordKind::Joined => Record::Joined(whole(bytes, &header)?),
         RecordKind::Executed => Record::Executed(whole(bytes, &header)?),
         RecordKind::InstanceEnded => Record::InstanceEnded(whole(bytes, &header)?),
+        RecordKind::Peer | RecordKind::Guarded => return Err(DecodeError::Kind(header.kind)),
         RecordKind::TableFull => Record::TableFull(whole::<ProcessRecord>(bytes, &header)?),
     })
 }

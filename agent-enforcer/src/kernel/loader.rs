@@ -3,16 +3,15 @@
 //! In: the object inside this binary, settings, a cgroup, a BPF file system. Out: programs in
 //! force and their maps. On an error nothing new is in force and what was in force still is.
 
-use std::{collections::HashMap, fs::File, panic::resume_unwind, path::PathBuf, thread};
+use std::{fs::File, path::PathBuf};
 
 use agent_enforcer_common::{config::Limits, names};
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    BtfError as TypesError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{MapError, MapInfo},
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
-        ProgramError, RawTracePoint, SockOps,
-        links::{FdLink, LinkError, PinnedLink},
+        ProgramError, SockOps,
+        links::{LinkError, PinnedLink},
     },
 };
 
@@ -22,7 +21,9 @@ use super::{
     mapped::MappedError,
     maps::Maps,
     pins::{Pins, PinsError},
+    programs::{self, Placed},
 };
+use crate::host::Plane;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-enforcer.bpf.o"));
 
@@ -32,6 +33,11 @@ pub enum LoadError {
     /// Offsets unknown.
     #[error(transparent)]
     Btf(#[from] BtfError),
+    /// Hooks of the LSM plane unknown.
+    #[error(
+        "the kernel's types can't be read: {0}; start with `--plane cgroup`, or see `agent-enforcer doctor`"
+    )]
+    Types(#[source] TypesError),
     /// Pins impossible.
     #[error(transparent)]
     Pins(#[from] PinsError),
@@ -106,6 +112,8 @@ pub enum LoadError {
 pub struct KernelConfig {
     /// Where pins are kept.
     pub bpffs: PathBuf,
+    /// Which programs are put in force.
+    pub plane: Plane,
     /// The cgroup v2 directory that everything is attached to; its root, outside tests.
     pub cgroup_root: PathBuf,
     /// Limits and budgets of the programs.
@@ -127,33 +135,6 @@ pub struct Kernel {
     links: Vec<PinnedLink>,
 }
 
-/// How a program is attached.
-#[derive(Clone, Copy)]
-enum Attach {
-    SockAddr,
-    Sock,
-    Egress,
-    SockOps,
-    Tracepoint(&'static str),
-}
-
-/// Lineage first: a process must be known before its first call is seen.
-const PROGRAMS: [(&str, Attach); 13] = [
-    (names::FORK, Attach::Tracepoint("sched_wakeup_new")),
-    (names::EXIT, Attach::Tracepoint("sched_process_exit")),
-    (names::CGROUP_MKDIR, Attach::Tracepoint("cgroup_mkdir")),
-    (names::CGROUP_RMDIR, Attach::Tracepoint("cgroup_rmdir")),
-    (names::EXEC, Attach::Tracepoint("sched_process_exec")),
-    (names::CGROUP_ATTACH, Attach::Tracepoint("cgroup_attach_task")),
-    (names::EGRESS, Attach::Egress),
-    (names::SOCK_OPS, Attach::SockOps),
-    (names::SOCK_CREATE, Attach::Sock),
-    (names::CONNECT4, Attach::SockAddr),
-    (names::CONNECT6, Attach::SockAddr),
-    (names::SENDMSG4, Attach::SockAddr),
-    (names::SENDMSG6, Attach::SockAddr),
-];
-
 impl Kernel {
     /// Loads programs and maps; maps of an earlier daemon are reused. Nothing is in force yet.
     pub fn load(config: KernelConfig) -> Result<(Self, Maps), LoadError> {
@@ -172,7 +153,7 @@ impl Kernel {
             loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT)?;
-        load_programs(&mut ebpf)?;
+        programs::load(&mut ebpf, config.plane)?;
         let maps = Maps::take(&mut ebpf)?;
         Ok((Self { ebpf, config, pins, links: Vec::new() }, maps))
     }
@@ -191,7 +172,7 @@ impl Kernel {
         // A second handle of a loaded program is only to be had from a pin.
         self.pins.remove_program(name)?;
         let pin = self.pins.program(name);
-        let program = program(&mut self.ebpf, name)?;
+        let program = programs::get(&mut self.ebpf, name)?;
         program.pin(&pin).map_err(|source| LoadError::Pin { name, source })?;
         let handle = SockOps::from_pin(&pin);
         self.pins.remove_program(name)?;
@@ -205,6 +186,11 @@ impl Kernel {
         self.config.limits.wait_turns == 0
     }
 
+    /// Names of the programs that [`Self::attach`] puts in force.
+    pub fn programs(&self) -> Vec<String> {
+        programs::of_plane(self.config.plane).map(|placed| placed.name.to_owned()).collect()
+    }
+
     /// Puts every program in force. Links of an earlier daemon go one by one, each after its
     /// successor is attached: for a moment both judge, and there is none without a judge.
     pub fn attach(&mut self) -> Result<(), LoadError> {
@@ -212,27 +198,27 @@ impl Kernel {
             path: self.config.cgroup_root.clone(),
             source,
         })?;
-        let mut links = Vec::with_capacity(PROGRAMS.len());
+        let mut links = Vec::new();
         let everywhere = self.holds_everywhere();
-        let stands =
-            |(_, attach): &(&str, Attach)| everywhere || !matches!(attach, Attach::SockOps);
-        for (name, attach) in PROGRAMS.into_iter().filter(stands) {
-            let link = attach_program(&mut self.ebpf, name, attach, &cgroup)?;
+        let stands = |placed: &Placed| everywhere || placed.name != names::SOCK_OPS;
+        for placed in programs::of_plane(self.config.plane).filter(stands) {
+            let name = placed.name;
+            let link = programs::attach(&mut self.ebpf, placed, &cgroup)?;
             let next = self.pins.next_link(name);
             // Left by a daemon that died between pin and rename.
             let _ = std::fs::remove_file(&next);
             links.push((name, link.pin(next).map_err(|source| LoadError::Pin { name, source })?));
         }
+        let mut in_force = Vec::with_capacity(links.len());
         for (name, link) in links {
             self.pins.replace_link(name)?;
             self.links.push(link);
+            in_force.push(name);
         }
         // Connections that are held now get them again when they ask.
         self.pins.remove_held()?;
-        if !everywhere {
-            self.pins.remove_link(names::SOCK_OPS)?;
-        }
-        Ok(())
+        // Those of another plane, and `sock_ops` at the root.
+        Ok(self.pins.keep_links(&in_force)?)
     }
 
     /// Ends programs of another release, which judge beside these. Only once the agents' processes are in
@@ -244,11 +230,6 @@ impl Kernel {
     /// Takes back what [`Self::attach`] did; programs of another release stay in force.
     pub fn withdraw(self) -> Result<(), LoadError> {
         Ok(self.pins.remove_own_version()?)
-    }
-
-    /// Names of the programs in force.
-    pub fn programs() -> Vec<String> {
-        PROGRAMS.iter().map(|(name, _)| (*name).to_owned()).collect()
     }
 
     /// Ends enforcement.
@@ -270,77 +251,4 @@ fn size(pins: &Pins, map: &'static str, wanted: u32) -> u32 {
         );
     }
     size
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, LoadError> {
-    ebpf.program_mut(name).ok_or(LoadError::NoProgram { name })
-}
-
-/// All at the same time: the verifier takes longest of all that starting takes, and has no lock for
-/// those with `CAP_BPF` (kernel/bpf/verifier.c `bpf_check`).
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
-    let mut programs: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
-    thread::scope(|scope| {
-        let mut loads = Vec::with_capacity(PROGRAMS.len());
-        for (name, attach) in PROGRAMS {
-            let program = programs.remove(name).ok_or(LoadError::NoProgram { name })?;
-            loads.push((name, scope.spawn(move || load_program(program, attach))));
-        }
-        for (name, load) in loads {
-            let loaded = load.join().unwrap_or_else(|panic| resume_unwind(panic));
-            loaded.map_err(|source| LoadError::Program { name, source })?;
-        }
-        Ok(())
-    })
-}
-
-fn load_program(program: &mut Program, attach: Attach) -> Result<(), ProgramError> {
-    match attach {
-        Attach::SockAddr => <&mut CgroupSockAddr>::try_from(program)?.load(),
-        Attach::Sock => <&mut CgroupSock>::try_from(program)?.load(),
-        Attach::Egress => <&mut CgroupSkb>::try_from(program)?.load(),
-        Attach::SockOps => <&mut SockOps>::try_from(program)?.load(),
-        Attach::Tracepoint(_) => <&mut RawTracePoint>::try_from(program)?.load(),
-    }
-}
-
-/// `Single` is no flags: links always stand beside other links (kernel/bpf/cgroup.c
-/// `cgroup_bpf_link_attach`, 5.7), and `AllowMultiple` is refused.
-fn attach_program(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    attach: Attach,
-    cgroup: &File,
-) -> Result<FdLink, LoadError> {
-    const MODE: CgroupAttachMode = CgroupAttachMode::Single;
-    let program = program(ebpf, name)?;
-    let refused = |source| LoadError::Program { name, source };
-    let kept = |source| LoadError::Link { name, source };
-    match attach {
-        Attach::SockAddr => {
-            let program: &mut CgroupSockAddr = program.try_into().map_err(refused)?;
-            let id = program.attach(cgroup, MODE).map_err(refused)?;
-            program.take_link(id).map_err(refused)?.try_into().map_err(kept)
-        }
-        Attach::Sock => {
-            let program: &mut CgroupSock = program.try_into().map_err(refused)?;
-            let id = program.attach(cgroup, MODE).map_err(refused)?;
-            program.take_link(id).map_err(refused)?.try_into().map_err(kept)
-        }
-        Attach::Egress => {
-            let program: &mut CgroupSkb = program.try_into().map_err(refused)?;
-            let id = program.attach(cgroup, CgroupSkbAttachType::Egress, MODE).map_err(refused)?;
-            program.take_link(id).map_err(refused)?.try_into().map_err(kept)
-        }
-        Attach::SockOps => {
-            let program: &mut SockOps = program.try_into().map_err(refused)?;
-            let id = program.attach(cgroup, MODE).map_err(refused)?;
-            program.take_link(id).map_err(refused)?.try_into().map_err(kept)
-        }
-        Attach::Tracepoint(tracepoint) => {
-            let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
-            let id = program.attach(tracepoint).map_err(refused)?;
-            Ok(program.take_link(id).map_err(refused)?.into())
-        }
-    }
 }

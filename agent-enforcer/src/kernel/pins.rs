@@ -143,9 +143,21 @@ impl Pins {
         read_dir(&self.held())?.iter().try_for_each(|pin| remove_tree(pin))
     }
 
-    /// Removes the link of a program, where there is one.
-    pub fn remove_link(&self, program: &str) -> Result<(), PinsError> {
-        remove_if_there(&self.link(program))
+    /// Names of the programs whose links are pinned.
+    pub fn programs_in_force(&self) -> Vec<String> {
+        let links = read_dir(&self.links()).unwrap_or_default();
+        let name = |link: PathBuf| link.file_name()?.to_str().map(str::to_owned);
+        let mut names: Vec<_> = links.into_iter().filter_map(name).collect();
+        names.sort();
+        names
+    }
+
+    /// Ends every link but those of the programs named.
+    pub fn keep_links(&self, programs: &[&str]) -> Result<(), PinsError> {
+        let others = self.programs_in_force().into_iter();
+        others
+            .filter(|name| !programs.contains(&name.as_str()))
+            .try_for_each(|name| remove_if_there(&self.link(&name)))
     }
 
     /// Removes the pin of a program, where there is one.

@@ -92,6 +92,7 @@ const fn severity_of_denial(reason: Reason) -> Severity {
         | Reason::ProcessTableFull
         | Reason::TagFailed
         | Reason::Internal
+        | Reason::Guarded
         | Reason::SourceRoute => Severity::High,
         Reason::ExecutableMismatch => Severity::Critical,
     }
@@ -116,5 +117,10 @@ pub(super) const fn hook_word(hook: Hook) -> &'static str {
         Hook::Sendmsg => "sendmsg",
         Hook::SocketCreate => "socket_create",
         Hook::Egress => "egress",
+        Hook::LsmCreate => "lsm_socket_create",
+        Hook::LsmConnect => "lsm_socket_connect",
+        Hook::LsmSendmsg => "lsm_socket_sendmsg",
+        Hook::UnixConnect => "unix_stream_connect",
+        Hook::UnixSend => "unix_may_send",
     }
 }

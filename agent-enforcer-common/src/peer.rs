@@ -1,0 +1,65 @@
+//! Unix sockets as destinations: what names one, and the number that stands for it in verdicts.
+
+use crate::record::RecordHeader;
+
+/// Room for the longest name of a unix socket (`sockaddr_un.sun_path`, include/uapi/linux/un.h),
+/// in words: BPF compares bytes one by one.
+pub const UNIX_NAME_WORDS: usize = 14;
+/// As bytes.
+pub const UNIX_NAME_BYTES: usize = UNIX_NAME_WORDS * 8;
+
+/// What names a unix socket. Key of the table of peers.
+///
+/// One in the file system is its inode, whatever path leads there; one in the abstract namespace is
+/// its name in its network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct UnixPeer {
+    /// Inode number; 0 for an abstract name.
+    pub inode: u64,
+    /// Cookie of the network namespace of an abstract name; 0 for an inode.
+    pub netns_cookie: u64,
+    /// Kernel device number (`super_block.s_dev`) of the inode; 0 for an abstract name.
+    pub device: u32,
+    /// `inode.i_generation`, as inode numbers are given again; 0 for an abstract name.
+    pub generation: u32,
+    /// Bytes of the abstract name; 0 for an inode.
+    pub length: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// Bytes of the abstract name without its leading zero byte, and zeroes; all zeroes for an inode.
+    pub name: [u64; UNIX_NAME_WORDS],
+}
+
+/// Value of the table of peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct NumberedPeer {
+    /// What it names, once more: the kernel reuses elements while they are read.
+    pub peer: UnixPeer,
+    /// The number that stands for it; never given to another.
+    pub number: u64,
+}
+
+/// Tells the daemon of a peer before the first question about it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct PeerRecord {
+    /// Kind, size and time.
+    pub header: RecordHeader,
+    /// The peer.
+    pub named: NumberedPeer,
+    /// Bytes of `path`.
+    pub path_length: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// The path that its server bound it to, as the server spelt it: evidence, nothing is decided
+    /// by it. All zeroes for an abstract name.
+    pub path: [u64; UNIX_NAME_WORDS],
+}
+
+const _: () = {
+    assert!(size_of::<UnixPeer>() == 32 + UNIX_NAME_BYTES);
+    assert!(size_of::<PeerRecord>() == 16 + 8 + 32 + UNIX_NAME_BYTES + 8 + UNIX_NAME_BYTES);
+};
+crate::plain_data!(UnixPeer, NumberedPeer, PeerRecord);
