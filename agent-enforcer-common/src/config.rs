@@ -57,6 +57,54 @@ pub struct Offsets {
     pub sock_sk_socket: u32,
     /// `socket.file`
     pub socket_file: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// `sock_common.skc_family`
+    pub sock_family: u32,
+    /// `sock_common.skc_state`
+    pub sock_state: u32,
+    /// `sock_common.skc_daddr`
+    pub sock_daddr: u32,
+    /// `sock_common.skc_dport`
+    pub sock_dport: u32,
+    /// `sock_common.skc_v6_daddr`
+    pub sock_v6_daddr: u32,
+    /// `sock_common.skc_bound_dev_if`
+    pub sock_bound_interface: u32,
+    /// `sock_common.skc_net`
+    pub sock_net: u32,
+    /// `sock.sk_type`
+    pub sock_type: u32,
+    /// `sock.sk_protocol`
+    pub sock_protocol: u32,
+    /// `net.net_cookie`
+    pub net_cookie: u32,
+    /// `msghdr.msg_name`
+    pub msghdr_name: u32,
+    /// `msghdr.msg_namelen`
+    pub msghdr_name_length: u32,
+    /// `msghdr.msg_flags`
+    pub msghdr_flags: u32,
+    /// `unix_sock.addr`
+    pub unix_addr: u32,
+    /// `unix_sock.path`
+    pub unix_path: u32,
+    /// `unix_address.len`
+    pub unix_address_length: u32,
+    /// `unix_address.name`
+    pub unix_address_name: u32,
+    /// `path.dentry`
+    pub path_dentry: u32,
+    /// `dentry.d_inode`
+    pub dentry_inode: u32,
+    /// `inode.i_generation`
+    pub inode_generation: u32,
+    /// `task_struct.flags`
+    pub task_flags: u32,
+    /// `pt_regs.orig_ax`; x86-64 only, otherwise 0.
+    pub regs_syscall: u32,
+    /// `thread_info.status` in `task_struct`; x86-64 only, otherwise 0.
+    pub task_status: u32,
 }
 
 /// Limits and budgets. Set before load.
@@ -122,7 +170,7 @@ impl StateWord {
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 26 * 4);
+    assert!(size_of::<Offsets>() == 50 * 4);
     assert!(size_of::<Limits>() == 24);
     assert!(size_of::<AgentProfile>() == 8);
 };

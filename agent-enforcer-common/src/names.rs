@@ -35,6 +35,8 @@ pub const LSM_CREATED: &str = "ae_lsm_created";
 pub const LSM_CONNECT: &str = "ae_lsm_connect";
 /// LSM `socket_sendmsg`.
 pub const LSM_SENDMSG: &str = "ae_lsm_sendmsg";
+/// LSM `socket_listen`.
+pub const LSM_LISTEN: &str = "ae_lsm_listen";
 /// LSM `unix_stream_connect`.
 pub const LSM_UNIX_CONNECT: &str = "ae_lsm_unixconn";
 /// LSM `unix_may_send`.

@@ -30,6 +30,8 @@ use crate::{
 pub(crate) enum Purpose {
     NewCall,
     LiveFlow,
+    /// Whether there is an answer for a new call, which another hook will take.
+    Peek,
 }
 
 /// Under what a call is allowed.
@@ -118,6 +120,7 @@ pub(crate) fn look_up<const CURRENT: bool>(case: &Case<CURRENT>, purpose: Purpos
                 let admits = match purpose {
                     Purpose::NewCall => !flow_only && (!once || verdicts::take(&key)),
                     Purpose::LiveFlow => !once,
+                    Purpose::Peek => !flow_only,
                 };
                 if admits {
                     return Answer::Allow(Permit::of(&verdict));

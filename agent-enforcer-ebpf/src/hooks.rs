@@ -5,6 +5,7 @@ pub(crate) mod cgroups;
 pub(crate) mod connect;
 pub(crate) mod egress;
 pub(crate) mod lineage;
+pub(crate) mod lsm;
 pub(crate) mod sendmsg;
 pub(crate) mod sock_create;
 pub(crate) mod sock_ops;

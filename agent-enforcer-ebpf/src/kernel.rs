@@ -4,6 +4,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod file;
+pub(crate) mod sock;
 pub(crate) mod task;
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;

@@ -17,6 +17,7 @@ mod hooks;
 mod judge;
 mod kernel;
 mod maps;
+mod park;
 mod report;
 mod settings;
 mod stall;
@@ -35,6 +36,7 @@ use hooks::{
     connect::{Connect, V4, V6},
     egress::{self, PacketOutcome},
     lineage,
+    lsm::{self, LsmOutcome},
     sendmsg::Sendmsg,
 };
 
@@ -64,6 +66,24 @@ fn packet_code(outcome: PacketOutcome) -> i32 {
         PacketOutcome::Pass => 1,
         PacketOutcome::Drop => 0,
         PacketOutcome::Lose => 2,
+    }
+}
+
+/// An errno fails the call, unless another program has failed it already.
+///
+/// `ERESTARTNOINTR` (include/linux/errno.h) is turned into a restart on the way out, as a signal
+/// stands there (arch/x86/kernel/signal.c `arch_do_signal_or_restart`).
+#[inline(always)]
+fn lsm_code(before: i32, hook: impl FnOnce() -> LsmOutcome) -> i32 {
+    const ERESTARTNOINTR: i32 = 513;
+    if before != 0 {
+        return before;
+    }
+    match hook() {
+        LsmOutcome::Pass => 0,
+        LsmOutcome::Deny => -EACCES,
+        LsmOutcome::TryAgain => -EAGAIN,
+        LsmOutcome::Restart => -ERESTARTNOINTR,
     }
 }
 
@@ -143,6 +163,46 @@ fn ae_cgrp_rmdir(ctx: RawTracePointContext) -> i32 {
 fn ae_lsm_exec(ctx: LsmContext) -> i32 {
     lineage::committed(&ctx);
     0
+}
+
+#[lsm(hook = "socket_create")]
+fn ae_lsm_create(ctx: LsmContext) -> i32 {
+    lsm_code(ctx.arg(4), || lsm::create::create(&ctx))
+}
+
+#[lsm(hook = "socket_post_create")]
+fn ae_lsm_created(ctx: LsmContext) -> i32 {
+    lsm_code(ctx.arg(5), || lsm::create::created(&ctx))
+}
+
+#[lsm(hook = "socket_listen")]
+fn ae_lsm_listen(ctx: LsmContext) -> i32 {
+    lsm_code(ctx.arg(2), || lsm::create::listen(&ctx))
+}
+
+#[lsm(hook = "socket_connect")]
+fn ae_lsm_connect(ctx: LsmContext) -> i32 {
+    lsm_code(ctx.arg(3), || lsm::connect::connect(&ctx))
+}
+
+#[lsm(hook = "socket_sendmsg")]
+fn ae_lsm_sendmsg(ctx: LsmContext) -> i32 {
+    lsm_code(ctx.arg(3), || lsm::sendmsg::sendmsg(&ctx))
+}
+
+#[lsm(hook = "unix_stream_connect")]
+fn ae_lsm_unixconn(ctx: LsmContext) -> i32 {
+    lsm_code(ctx.arg(3), || lsm::unix::stream_connect(&ctx))
+}
+
+#[lsm(hook = "unix_may_send")]
+fn ae_lsm_unixsend(ctx: LsmContext) -> i32 {
+    lsm_code(ctx.arg(2), || lsm::unix::may_send(&ctx))
+}
+
+#[lsm(hook = "file_receive")]
+fn ae_lsm_receive(ctx: LsmContext) -> i32 {
+    lsm_code(ctx.arg(1), || lsm::receive::receive(&ctx))
 }
 
 /// The helpers that a GPL-compatible program may use are needed (`bpf_probe_read_kernel`).

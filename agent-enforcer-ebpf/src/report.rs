@@ -8,10 +8,11 @@ use agent_enforcer_common::{
     NEVER_NS,
     destination::Destination,
     id::{GrantId, RequestId, ToolId},
+    peer::{NumberedPeer, PeerRecord, UNIX_NAME_WORDS},
     process::ProcessTag,
     record::{
-        CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts, ProcessRecord,
-        RecordHeader, RecordKind,
+        CALL_PARKED, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts,
+        ProcessRecord, RecordHeader, RecordKind,
     },
 };
 use aya_ebpf::{
@@ -50,6 +51,18 @@ pub(crate) struct Case<const CURRENT: bool> {
 }
 
 impl Case<true> {
+    /// A call of the current process where the context knows of no socket, or not yet.
+    #[inline(always)]
+    pub(crate) const fn of_process(
+        destination: Destination,
+        tgid: u32,
+        tag: ProcessTag,
+        hook: Hook,
+    ) -> Self {
+        let request = RequestId::NONE;
+        Self { tag, destination, socket_cookie: 0, netns_cookie: 0, request, tgid, hook, flags: 0 }
+    }
+
     /// A call of the current process on the socket of a context.
     ///
     /// # Safety
@@ -199,6 +212,38 @@ pub(crate) fn ask<const CURRENT: bool>(
     write_call(&mut entry, RecordKind::Request, case, request, ruling);
     ring::submit(entry);
     request
+}
+
+/// The question of a caller that is about to be stopped, written and not published yet; nothing
+/// where the ring is full.
+#[inline(always)]
+pub(crate) fn parked(case: &Case<true>, request: RequestId) -> Option<RingBufEntry<CallRecord>> {
+    let mut entry = ring::reserve::<CallRecord>()?;
+    let (grant, tool) = (GrantId::NONE, ToolId::NONE);
+    let ruling = Ruling { reason: 0, grant, tool, flags: CALL_PARKED };
+    write_call(&mut entry, RecordKind::Request, case, request, ruling);
+    Some(entry)
+}
+
+/// Tells the daemon which unix socket a number stands for.
+#[inline(always)]
+pub(crate) fn peer(
+    named: &NumberedPeer,
+    path: impl FnOnce(&mut [u64; UNIX_NAME_WORDS]) -> u32,
+) -> bool {
+    let Some(mut entry) = ring::reserve::<PeerRecord>() else { return false };
+    // SAFETY: as in `write_call`.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    write_header::<PeerRecord>(&mut record.header, RecordKind::Peer);
+    record.named = *named;
+    record._pad = 0;
+    for word in &mut record.path {
+        // SAFETY: a field of the record. Volatile, or all of them become one loop over bytes.
+        unsafe { core::ptr::write_volatile(word, 0) };
+    }
+    record.path_length = path(&mut record.path);
+    ring::submit_later(entry);
+    true
 }
 
 #[inline(always)]

@@ -53,17 +53,10 @@ pub(crate) fn ask<const CURRENT: bool>(
     grant: GrantId,
     attested: bool,
 ) -> Asked {
-    let now_ns = report::now_ns();
-    if !state::daemon_alive(now_ns) {
-        return Asked::Refused(Reason::DaemonDown);
-    }
-    if !instances::may_ask(case.tag.instance, now_ns) {
-        return Asked::Refused(Reason::RateLimited);
-    }
-    let request = report::ask(case, grant, attested);
-    if request.is_none() {
-        return Asked::Refused(Reason::RingFull);
-    }
+    let request = match publish(case, grant, attested) {
+        Ok(request) => request,
+        Err(reason) => return Asked::Refused(reason),
+    };
     if patience == Patience::Ask || !wait(case) {
         return Asked::Open(request);
     }
@@ -81,6 +74,24 @@ pub(crate) fn ask<const CURRENT: bool>(
     }
 }
 
+/// Asks, and waits for nothing. The question's number, or why it could not be asked.
+#[inline(always)]
+pub(crate) fn publish<const CURRENT: bool>(
+    case: &Case<CURRENT>,
+    grant: GrantId,
+    attested: bool,
+) -> Result<RequestId, Reason> {
+    let now_ns = report::now_ns();
+    if !state::daemon_alive(now_ns) {
+        return Err(Reason::DaemonDown);
+    }
+    if !instances::may_ask(case.tag.instance, now_ns) {
+        return Err(Reason::RateLimited);
+    }
+    let request = report::ask(case, grant, attested);
+    if request.is_none() { Err(Reason::RingFull) } else { Ok(request) }
+}
+
 struct Watch {
     key: VerdictKey,
     answered: bool,
@@ -89,7 +100,7 @@ struct Watch {
 /// Polls for the answer; false when it did not come within the budget, or when too many calls
 /// already wait (each keeps a CPU busy that the daemon may need).
 #[inline(always)]
-fn wait<const CURRENT: bool>(case: &Case<CURRENT>) -> bool {
+pub(crate) fn wait<const CURRENT: bool>(case: &Case<CURRENT>) -> bool {
     let limits = settings::limits();
     if limits.wait_turns == 0 {
         return false;

@@ -1,5 +1,7 @@
 //! Facts about a task.
 
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+
 use super::{Address, cgroup::Cgroup, file::Executable};
 use crate::settings::offset;
 
@@ -51,4 +53,31 @@ impl Task {
         let file = self.0.follow(offset!(task_mm))?.follow(offset!(mm_exe_file))?;
         Executable::of_file(file)
     }
+}
+
+/// `PF_IO_WORKER`, `PF_USER_WORKER` (6.4) and `PF_KTHREAD` (include/linux/sched.h): threads that never
+/// return to a user's program.
+const WORKER: u32 = 0x10 | 0x4000 | 0x20_0000;
+/// `TS_COMPAT` (arch/x86/include/asm/thread_info.h): a 32-bit system call, of other numbers.
+const COMPAT: u32 = 0x2;
+
+/// The number of the system call that the current task is in; none where it is in none that could
+/// be restarted, or where this architecture is not known.
+#[inline(always)]
+pub(crate) fn current_syscall() -> Option<u64> {
+    if offset!(regs_syscall) == 0 || offset!(task_status) == 0 {
+        return None;
+    }
+    // SAFETY: no arguments (5.11); the registers of the task it returns (5.15).
+    let (task, regs) = unsafe {
+        let task = bpf_get_current_task_btf();
+        (task as u64, bpf_task_pt_regs(task) as u64)
+    };
+    let task = Address::new(task);
+    let (flags, status): (u32, u32) =
+        (task.read(offset!(task_flags))?, task.read(offset!(task_status))?);
+    if flags & WORKER != 0 || status & COMPAT != 0 {
+        return None;
+    }
+    Address::new(regs).read(offset!(regs_syscall))
 }

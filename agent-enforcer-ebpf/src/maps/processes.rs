@@ -46,6 +46,12 @@ pub(crate) fn current_tid() -> u32 {
     low_half(bpf_get_current_pid_tgid())
 }
 
+/// Thread group and thread id of the current task, see `ParkedCall`.
+#[inline(always)]
+pub(crate) fn current_thread() -> u64 {
+    bpf_get_current_pid_tgid()
+}
+
 #[inline(always)]
 pub(crate) fn get(tgid: u32) -> Option<ProcessTag> {
     // SAFETY: the value is copied out at once.

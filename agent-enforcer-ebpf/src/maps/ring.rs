@@ -22,6 +22,12 @@ pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
     entry.submit(0);
 }
 
+/// Takes back a record that was not published.
+#[inline(always)]
+pub(crate) fn discard<T>(entry: RingBufEntry<T>) {
+    entry.discard(0);
+}
+
 /// Publishes a record that nobody waits for.
 #[inline(always)]
 pub(crate) fn submit_later<T>(entry: RingBufEntry<T>) {

@@ -59,7 +59,17 @@ const CGROUP: [Placed; 7] = [
     placed(names::SENDMSG6, Attach::SockAddr),
 ];
 /// Exec first, as above.
-const LSM: [Placed; 1] = [placed(names::LSM_EXEC, Attach::Lsm("bprm_committed_creds"))];
+const LSM: [Placed; 9] = [
+    placed(names::LSM_EXEC, Attach::Lsm("bprm_committed_creds")),
+    placed(names::LSM_CREATED, Attach::Lsm("socket_post_create")),
+    placed(names::LSM_RECEIVE, Attach::Lsm("file_receive")),
+    placed(names::LSM_SENDMSG, Attach::Lsm("socket_sendmsg")),
+    placed(names::LSM_CONNECT, Attach::Lsm("socket_connect")),
+    placed(names::LSM_UNIX_CONNECT, Attach::Lsm("unix_stream_connect")),
+    placed(names::LSM_UNIX_SEND, Attach::Lsm("unix_may_send")),
+    placed(names::LSM_LISTEN, Attach::Lsm("socket_listen")),
+    placed(names::LSM_CREATE, Attach::Lsm("socket_create")),
+];
 
 /// The programs of a plane, in the order in which they are put in force.
 pub(super) fn of_plane(plane: Plane) -> impl Iterator<Item = Placed> {

@@ -1,0 +1,123 @@
+//! LSM `unix_stream_connect` and `unix_may_send`: the peer, whatever name led to it.
+//!
+//! Sockets of the caller's own instance are its own business. Any other peer is a destination: the
+//! inode or abstract name that it is bound to. Both hooks are called with the peer locked, so that
+//! nothing is waited for in them: a caller that blocks is stopped at once.
+
+use agent_enforcer_common::{
+    destination::Destination,
+    peer::{NumberedPeer, UNIX_NAME_WORDS, UnixPeer},
+    reason::Reason,
+    record::{Counter, Hook},
+};
+use aya_ebpf::{bindings::bpf_sock, cty::c_void, programs::LsmContext};
+
+use super::{Caller, LsmOutcome, deny_untracked, settle};
+use crate::{
+    decide::Refusal,
+    hooks::call,
+    kernel::{
+        Address,
+        file::socket_nonblocking,
+        sock::{AF_UNIX, Sock, UnixSock, sk_of},
+    },
+    maps::{counters, peers, processes, state, tags},
+    report::{self, Case},
+    stall::Patience,
+};
+
+/// Stands for every peer that is bound to nothing: no policy can name it.
+const NAMELESS: u64 = 0;
+/// The peer's name can't be read, or nobody would know it.
+const UNKNOWN: u64 = u64::MAX;
+
+/// `(struct sock *sock, struct sock *other, struct sock *newsk)`
+#[inline(always)]
+pub(crate) fn stream_connect(ctx: &LsmContext) -> LsmOutcome {
+    judge(ctx.arg::<*mut bpf_sock>(0), ctx.arg::<*mut bpf_sock>(1), Hook::UnixConnect)
+}
+
+/// `(struct socket *sock, struct socket *other)`
+#[inline(always)]
+pub(crate) fn may_send(ctx: &LsmContext) -> LsmOutcome {
+    // SAFETY: the hook's arguments.
+    let (own, other) =
+        unsafe { (sk_of(ctx.arg::<*mut c_void>(0)), sk_of(ctx.arg::<*mut c_void>(1))) };
+    judge(own, other, Hook::UnixSend)
+}
+
+#[inline(always)]
+fn judge(own: *mut bpf_sock, other: *mut bpf_sock, hook: Hook) -> LsmOutcome {
+    let tgid = processes::current_tgid();
+    let Some(process) = processes::of_current(tgid) else {
+        if processes::is_untracked(tgid) {
+            return deny_untracked(Destination::socket(u32::from(AF_UNIX)), tgid, hook);
+        }
+        return LsmOutcome::Pass;
+    };
+    if own.is_null() || other.is_null() {
+        return LsmOutcome::Deny;
+    }
+    // SAFETY: the peer of the hook's arguments, not null.
+    if unsafe { tags::get(other) }.is_some_and(|tag| tag.instance == process.instance) {
+        return LsmOutcome::Pass;
+    }
+    let number = number_of(other as u64);
+    let own = Address::new(own as u64);
+    let caller = match socket_nonblocking(own) {
+        Some(false) => Caller::Blocks,
+        Some(true) | None => Caller::MustNotWait,
+    };
+    let netns_cookie = Sock::new(own).netns_cookie().unwrap_or_default();
+    judge_peer(number, netns_cookie, caller, hook)
+}
+
+/// A function of its own, as [`number_of`]: the two never share the 512 bytes of stack.
+#[inline(never)]
+fn judge_peer(number: u64, netns_cookie: u64, caller: Caller, hook: Hook) -> LsmOutcome {
+    let tgid = processes::current_tgid();
+    // It is there, as long as its process runs.
+    let process = processes::get(tgid).unwrap_or_default();
+    let mut case = Case::of_process(Destination::unix(number), tgid, process, hook);
+    case.netns_cookie = netns_cookie;
+    if number == UNKNOWN {
+        return call::deny(&case, &Refusal::new(Reason::Internal), false).into();
+    }
+    settle(&mut case, Patience::Ask, caller)
+}
+
+/// The number of a peer, which the daemon is told of before it is asked about it. A function of its own: it needs most of the stack.
+#[inline(never)]
+fn number_of(other: u64) -> u64 {
+    let unix = UnixSock::new(Address::new(other));
+    let mut named = NumberedPeer {
+        peer: UnixPeer {
+            inode: 0,
+            netns_cookie: 0,
+            device: 0,
+            generation: 0,
+            length: 0,
+            _pad: 0,
+            name: [0; UNIX_NAME_WORDS],
+        },
+        number: 0,
+    };
+    match unix.name(&mut named.peer) {
+        Some(true) => {}
+        Some(false) => return NAMELESS,
+        None => {
+            counters::count(Counter::PeerUnnamed);
+            return UNKNOWN;
+        }
+    }
+    if let Some(number) = peers::number(&named.peer) {
+        return number;
+    }
+    named.number = state::next_id();
+    let told = report::peer(&named, |path| unix.path(path).unwrap_or_default());
+    if told && peers::name(&named) {
+        return named.number;
+    }
+    counters::count(Counter::PeerUnnamed);
+    UNKNOWN
+}
