@@ -76,8 +76,10 @@ fn packet_code(outcome: PacketOutcome) -> i32 {
 #[inline(always)]
 fn lsm_code(before: i32, hook: impl FnOnce() -> LsmOutcome) -> i32 {
     const ERESTARTNOINTR: i32 = 513;
+    const MAX_ERRNO: i32 = 4095;
     if before != 0 {
-        return before;
+        // VERIFIER: nothing else may be returned (kernel/bpf/bpf_lsm.c `bpf_lsm_get_retval_range`, 6.12).
+        return before.clamp(-MAX_ERRNO, 0);
     }
     match hook() {
         LsmOutcome::Pass => 0,

@@ -10,6 +10,7 @@ mod force;
 mod handle;
 mod held;
 mod images;
+mod parked;
 mod pending;
 mod queries;
 mod selectors;
@@ -420,6 +421,7 @@ impl Engine {
                 // From now on nobody decides: calls without a verdict are denied at once.
                 let silent = self.verdicts.heartbeat(0);
                 self.check(silent);
+                self.pending.continue_all();
                 self.tell_counted();
                 return Next::Stop;
             }
@@ -447,6 +449,7 @@ impl Engine {
             self.next_survey_ns = now_ns + nanoseconds(SURVEY);
             self.watch_uses(now_ns);
             self.drop_dead_callers();
+            self.continue_forgotten(now_ns);
             self.let_timers_go();
             self.note_ended_grants();
             self.drop_outdated_grants();

@@ -23,8 +23,7 @@ const DONT_WAIT: u32 = 0x40;
 /// Bytes of a unix address before its path (`offsetof(sockaddr_un, sun_path)`).
 const PATH_OFFSET: usize = 2;
 
-/// The socket of a `struct socket *` that the hook was given, as a pointer that helpers take; null
-/// where it has none.
+/// The socket of a `struct socket *` that the hook was given, as a pointer that helpers take.
 ///
 /// VERIFIER: the offset is a constant to it, as the settings are read-only: the pointer that is
 /// loaded has the type of the field.
@@ -33,9 +32,11 @@ const PATH_OFFSET: usize = 2;
 ///
 /// `socket` is an argument of the hook, or came from a helper, and is a `struct socket`.
 #[inline(always)]
-pub(crate) unsafe fn sk_of(socket: *mut c_void) -> *mut bpf_sock {
+pub(crate) unsafe fn sk_of(socket: *mut c_void) -> Option<*mut bpf_sock> {
     // SAFETY: by the caller; the verifier checks the load against the kernel's own types.
-    unsafe { core::ptr::read_volatile(socket.byte_add(offset!(socket_sk)).cast()) }
+    let sk: *mut bpf_sock =
+        unsafe { core::ptr::read_volatile(socket.byte_add(offset!(socket_sk)).cast()) };
+    (!sk.is_null()).then_some(sk)
 }
 
 /// A `sock`.

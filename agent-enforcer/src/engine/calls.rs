@@ -16,7 +16,7 @@ use std::time::Duration;
 use agent_enforcer_common::{
     id::{GrantId, ToolId},
     reason::Reason,
-    record::{CALL_LIVE_FLOW, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Hook},
+    record::{CALL_LIVE_FLOW, CALL_PARKED, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Hook},
 };
 
 use super::{
@@ -49,16 +49,20 @@ enum Resolution {
 impl Engine {
     /// A question of the kernel side.
     pub(super) fn on_request(&mut self, record: &CallRecord, hook: Hook) {
+        if record.flags & CALL_PARKED != 0 {
+            return self.on_parked(record);
+        }
         let key = GroupKey::of(record);
-        // A held packet asks again: its call waits already, unless the answer was lost.
-        if self.pending.has_call(&key, record.socket_cookie) {
+        // A held packet asks again, and so does a stopped caller that somebody else continued: the
+        // call waits already, unless the answer was lost.
+        if self.pending.has_call(&key, record) {
             return;
         }
         // Or it was asked again while its call was being ended.
         if hook == Hook::Egress && self.verdicts.has_ended(record.request) {
             return;
         }
-        let call = WaitingCall { record: *record, hook, pidfd: None };
+        let call = WaitingCall::new(*record, hook);
         if self.use_stages.contains_key(&key) {
             if record.flags & CALL_LIVE_FLOW != 0 {
                 // The one entry of the map is the flow's for a moment.

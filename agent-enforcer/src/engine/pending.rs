@@ -8,10 +8,12 @@ use std::{
 
 use agent_enforcer_common::{
     destination::Destination,
-    id::{ExecId, InstanceId, ToolId},
+    id::{ExecId, InstanceId, RequestId, ToolId},
     reason::Reason,
     record::{CallRecord, Hook},
 };
+
+use super::parked::Parked;
 
 /// What a group of calls waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,21 @@ pub(super) struct WaitingCall {
     pub hook: Hook,
     /// The process; readable when it has ended.
     pub pidfd: Option<OwnedFd>,
+    /// Its callers that are stopped: continued when this goes.
+    pub parked: Vec<Parked>,
+}
+
+impl WaitingCall {
+    /// A call that nobody is stopped for yet.
+    pub(super) const fn new(record: CallRecord, hook: Hook) -> Self {
+        Self { record, hook, pidfd: None, parked: Vec::new() }
+    }
+
+    /// Whether a question is about this call: repeated under its number, or of its socket.
+    fn is_asked_by(&self, record: &CallRecord) -> bool {
+        self.record.request == record.request
+            || (record.socket_cookie != 0 && self.record.socket_cookie == record.socket_cookie)
+    }
 }
 
 /// What decides together.
@@ -101,10 +118,37 @@ impl Pending {
     }
 
     /// Whether this very call waits already: a held packet asks again from time to time.
-    pub(super) fn has_call(&self, key: &GroupKey, socket_cookie: u64) -> bool {
-        self.groups.get(key).is_some_and(|group| {
-            group.calls.iter().any(|call| call.record.socket_cookie == socket_cookie)
-        })
+    pub(super) fn has_call(&self, key: &GroupKey, record: &CallRecord) -> bool {
+        self.calls(key).any(|call| call.is_asked_by(record))
+    }
+
+    /// The waiting call that a question is about.
+    pub(super) fn call_mut(
+        &mut self,
+        key: &GroupKey,
+        record: &CallRecord,
+    ) -> Option<&mut WaitingCall> {
+        self.groups.get_mut(key)?.calls.iter_mut().find(|call| call.is_asked_by(record))
+    }
+
+    /// Whether a caller is stopped for a question that waits.
+    pub(super) fn has_parked(&self, request: RequestId) -> bool {
+        let mut calls = self.groups.values().flat_map(|group| &group.calls);
+        calls.any(|call| call.parked.iter().any(|parked| parked.request == request))
+    }
+
+    /// Continues the stopped callers of a group, which goes on waiting for one of them.
+    pub(super) fn continue_group(&mut self, key: &GroupKey) {
+        for call in self.groups.get_mut(key).into_iter().flat_map(|group| &mut group.calls) {
+            call.parked.clear();
+        }
+    }
+
+    /// Continues every stopped caller.
+    pub(super) fn continue_all(&mut self) {
+        for call in self.groups.values_mut().flat_map(|group| &mut group.calls) {
+            call.parked.clear();
+        }
     }
 
     /// Lets a call wait. A call that joins a group shares its deadline.
@@ -177,11 +221,10 @@ impl Pending {
         Some(call)
     }
 
-    /// Takes the call of a socket out of a group.
-    pub(super) fn take_call(&mut self, key: &GroupKey, socket_cookie: u64) -> Option<WaitingCall> {
+    /// Takes the call that a record is about out of a group.
+    pub(super) fn take_call(&mut self, key: &GroupKey, record: &CallRecord) -> Option<WaitingCall> {
         let group = self.groups.get_mut(key)?;
-        let position =
-            group.calls.iter().position(|call| call.record.socket_cookie == socket_cookie)?;
+        let position = group.calls.iter().position(|call| call.is_asked_by(record))?;
         let call = group.calls.remove(position);
         if group.calls.is_empty() {
             self.groups.remove(key);
@@ -248,7 +291,7 @@ impl Pending {
 mod tests {
     use agent_enforcer_common::{
         destination::PROTOCOL_TCP,
-        id::{AgentId, GrantId, RequestId},
+        id::{AgentId, GrantId},
         record::{ProcessFacts, RecordHeader},
     };
 
@@ -263,7 +306,7 @@ mod tests {
                 ..ProcessFacts::default()
             },
             destination: destination(),
-            request: RequestId::new(1),
+            request: RequestId::new(100 + cookie),
             socket_cookie: cookie,
             netns_cookie: 0,
             generation: 1,
@@ -273,7 +316,7 @@ mod tests {
             hook: 1,
             flags: 0,
         };
-        WaitingCall { record, hook: Hook::Connect, pidfd: None }
+        WaitingCall::new(record, Hook::Connect)
     }
 
     fn destination() -> Destination {
@@ -318,7 +361,7 @@ mod tests {
         for cookie in 1..=3 {
             pending.add(key(1), call(1, cookie), Awaits::Identity, 9).unwrap();
         }
-        assert!(pending.has_call(&key(1), 2));
+        assert!(pending.has_call(&key(1), &call(1, 2).record));
         assert_eq!(pending.take_one(&key(1)).unwrap().record.socket_cookie, 1);
         let gone = pending.take_where(|_, call| call.record.socket_cookie == 2);
         assert_eq!(gone.len(), 1);
@@ -327,16 +370,29 @@ mod tests {
     }
 
     #[test]
+    fn calls_without_a_socket_are_told_apart_by_their_questions() {
+        let mut pending = Pending::new(PendingLimits { total: 9, per_instance: 9 });
+        let asked = |request| {
+            let record = call(1, 0).record;
+            CallRecord { request: RequestId::new(request), ..record }
+        };
+        let waiting = WaitingCall::new(asked(7), Hook::UnixConnect);
+        pending.add(key(1), waiting, Awaits::Identity, 9).unwrap();
+        assert!(pending.has_call(&key(1), &asked(7)));
+        assert!(!pending.has_call(&key(1), &asked(8)));
+    }
+
+    #[test]
     fn the_call_of_a_socket_leaves_whatever_its_place() {
         let mut pending = Pending::new(PendingLimits { total: 9, per_instance: 9 });
         for cookie in 1..=2 {
             pending.add(key(1), call(1, cookie), Awaits::Identity, 9).unwrap();
         }
-        assert!(pending.take_call(&key(1), 3).is_none());
-        assert!(pending.take_call(&key(2), 2).is_none());
-        assert_eq!(pending.take_call(&key(1), 2).unwrap().record.socket_cookie, 2);
+        assert!(pending.take_call(&key(1), &call(1, 3).record).is_none());
+        assert!(pending.take_call(&key(2), &call(1, 2).record).is_none());
+        assert_eq!(pending.take_call(&key(1), &call(1, 2).record).unwrap().record.socket_cookie, 2);
         assert_eq!(pending.len(), 1);
-        assert_eq!(pending.take_call(&key(1), 1).unwrap().record.socket_cookie, 1);
+        assert_eq!(pending.take_call(&key(1), &call(1, 1).record).unwrap().record.socket_cookie, 1);
         assert!(pending.is_empty() && pending.by_instance.is_empty());
         assert!(pending.awaits(&key(1)).is_none());
     }

@@ -6,6 +6,7 @@ use agent_enforcer_common::{
     config::AgentProfile,
     id::{AgentId, ExecId, InstanceId, RequestId},
     names,
+    park::ParkedCall,
     process::{
         CgroupKey, CgroupPattern, ExecutableKey, Identity, InstanceState, ProcessTag,
         SelectorDefaults, TermSet, UserKey,
@@ -61,6 +62,8 @@ pub struct ProcessMaps {
     pub instances: HashMap<MapData, InstanceId, InstanceState>,
     /// Tags of sockets.
     pub sockets: SkStorage<MapData, SocketTag>,
+    /// Stopped callers, by thread group and thread.
+    pub parked: HashMap<MapData, u64, ParkedCall>,
 }
 
 /// What the selector loader writes.
@@ -103,6 +106,7 @@ impl Maps {
                 processes: take(ebpf, names::PROCS)?,
                 instances: take(ebpf, names::INSTANCES)?,
                 sockets: take(ebpf, names::TAGS)?,
+                parked: take(ebpf, names::PARKED)?,
             },
             selectors: SelectorMaps {
                 cgroups: take(ebpf, names::CGROUPS)?,

@@ -13,6 +13,7 @@ pub mod executables;
 pub mod process;
 pub mod scan;
 pub mod sockets;
+pub mod stopped;
 pub mod watcher;
 pub mod worker;
 

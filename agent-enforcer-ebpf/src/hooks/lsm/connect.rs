@@ -34,9 +34,7 @@ pub(crate) fn connect(ctx: &LsmContext) -> LsmOutcome {
     }
     // SAFETY: the hook's first argument.
     let sk = unsafe { sk_of(ctx.arg::<*mut c_void>(0)) };
-    if sk.is_null() {
-        return LsmOutcome::Deny;
-    }
+    let Some(sk) = sk else { return LsmOutcome::Deny };
     let Some(family) = Sock::new(Address::new(sk as u64)).family() else { return LsmOutcome::Deny };
     let address = SocketAddress::new(Address::new(ctx.arg::<*const c_void>(1) as u64));
     match (family, who) {

@@ -62,12 +62,10 @@ pub(crate) fn created(ctx: &LsmContext) -> LsmOutcome {
     let Who::Agent(tgid, process) = caller() else { return LsmOutcome::Pass };
     // SAFETY: the hook's first argument.
     let sk = unsafe { sk_of(ctx.arg::<*mut c_void>(0)) };
-    if !sk.is_null() {
-        // SAFETY: the socket of the hook's argument, not null.
-        if let Some(tag) = unsafe { tags::get_or_create(sk) } {
-            take(tag, tgid, &process);
-            return LsmOutcome::Pass;
-        }
+    // SAFETY: the socket of the hook's argument.
+    if let Some(tag) = sk.and_then(|sk| unsafe { tags::get_or_create(sk) }) {
+        take(tag, tgid, &process);
+        return LsmOutcome::Pass;
     }
     refuse(Destination::socket(family), tgid, process, Reason::TagFailed)
 }
@@ -78,7 +76,7 @@ pub(crate) fn listen(ctx: &LsmContext) -> LsmOutcome {
     let Who::Agent(tgid, process) = caller() else { return LsmOutcome::Pass };
     // SAFETY: the hook's first argument.
     let sk = unsafe { sk_of(ctx.arg::<*mut c_void>(0)) };
-    match Sock::new(Address::new(sk as u64)).family() {
+    match sk.and_then(|sk| Sock::new(Address::new(sk as u64)).family()) {
         Some(AF_VSOCK) | None => {
             let destination = Destination::socket(u32::from(AF_VSOCK));
             refuse(destination, tgid, process, Reason::ProtocolNotAllowed)

@@ -25,10 +25,7 @@ pub(crate) fn receive(ctx: &LsmContext) -> LsmOutcome {
         return LsmOutcome::Pass;
     }
     // SAFETY: a socket, not null.
-    let sk = unsafe { sk_of(socket.cast()) };
-    if sk.is_null() {
-        return LsmOutcome::Pass;
-    }
+    let Some(sk) = (unsafe { sk_of(socket.cast()) }) else { return LsmOutcome::Pass };
     let family = Sock::new(Address::new(sk as u64)).family();
     match family {
         Some(AF_INET | AF_INET6) => {}

@@ -34,7 +34,8 @@ const UNKNOWN: u64 = u64::MAX;
 /// `(struct sock *sock, struct sock *other, struct sock *newsk)`
 #[inline(always)]
 pub(crate) fn stream_connect(ctx: &LsmContext) -> LsmOutcome {
-    judge(ctx.arg::<*mut bpf_sock>(0), ctx.arg::<*mut bpf_sock>(1), Hook::UnixConnect)
+    let (own, other) = (ctx.arg::<*mut bpf_sock>(0), ctx.arg::<*mut bpf_sock>(1));
+    judge((!own.is_null()).then_some(own), (!other.is_null()).then_some(other), Hook::UnixConnect)
 }
 
 /// `(struct socket *sock, struct socket *other)`
@@ -47,7 +48,7 @@ pub(crate) fn may_send(ctx: &LsmContext) -> LsmOutcome {
 }
 
 #[inline(always)]
-fn judge(own: *mut bpf_sock, other: *mut bpf_sock, hook: Hook) -> LsmOutcome {
+fn judge(own: Option<*mut bpf_sock>, other: Option<*mut bpf_sock>, hook: Hook) -> LsmOutcome {
     let tgid = processes::current_tgid();
     let Some(process) = processes::of_current(tgid) else {
         if processes::is_untracked(tgid) {
@@ -55,9 +56,7 @@ fn judge(own: *mut bpf_sock, other: *mut bpf_sock, hook: Hook) -> LsmOutcome {
         }
         return LsmOutcome::Pass;
     };
-    if own.is_null() || other.is_null() {
-        return LsmOutcome::Deny;
-    }
+    let (Some(own), Some(other)) = (own, other) else { return LsmOutcome::Deny };
     // SAFETY: the peer of the hook's arguments, not null.
     if unsafe { tags::get(other) }.is_some_and(|tag| tag.instance == process.instance) {
         return LsmOutcome::Pass;

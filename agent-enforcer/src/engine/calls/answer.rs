@@ -66,7 +66,7 @@ impl Engine {
         tool: ToolId,
         allowance: &Allowance,
     ) {
-        let WaitingCall { record, hook, pidfd: _ } = call;
+        let WaitingCall { record, hook, .. } = call;
         let Allowance { grant, reason, .. } = *allowance;
         let ending = Ending { outcome: Outcome::Allowed, reason, tool: Some(tool), grant };
         self.report(record, *hook, &ending, self.clock.now_ns());
@@ -86,10 +86,11 @@ impl Engine {
         let written = self.verdicts.deny(key.exec, key.destination, reason, tool, until_ns);
         self.check(written);
         let age_ns = now_ns.saturating_sub(call.record.header.time_ns);
-        let held = call.hook == Hook::Egress || age_ns > nanoseconds(HELD);
+        let held =
+            call.hook == Hook::Egress || !call.parked.is_empty() || age_ns > nanoseconds(HELD);
         // A younger one is still waited for, or tells of itself with its next packet.
         if self.report_denied(call, reason, tool) == Outcome::Denied && held {
-            self.end_flow(&call.record, reason);
+            self.end_call(call, reason);
         }
     }
 
@@ -105,15 +106,29 @@ impl Engine {
         if self.pending.first(&key).is_none() {
             self.deny(key, call, reason, tool, false);
         } else if self.report_denied(call, reason, tool) == Outcome::Denied {
-            self.end_flow(&call.record, reason);
+            self.end_call(call, reason);
         }
     }
 
-    /// Ends the flow that is held for a denied call: at once where its socket is found, by its own
-    /// timers elsewhere. It does not ask again.
-    fn end_flow(&mut self, record: &CallRecord, reason: Reason) {
-        self.end_question(record, reason);
-        self.reset_flow(record);
+    /// Ends what waits for a denied call, which does not ask again: stopped callers when they go on,
+    /// the flow that is held for it at once where its socket is found, by its own timers elsewhere.
+    fn end_call(&mut self, call: &WaitingCall, reason: Reason) {
+        for parked in &call.parked {
+            let written = self.verdicts.end(parked.request, reason);
+            self.check(written);
+        }
+        match call.hook {
+            Hook::Connect | Hook::Sendmsg | Hook::SocketCreate | Hook::Egress => {
+                self.end_question(&call.record, reason);
+                self.reset_flow(&call.record);
+            }
+            // Nothing was sent yet.
+            Hook::LsmCreate
+            | Hook::LsmConnect
+            | Hook::LsmSendmsg
+            | Hook::UnixConnect
+            | Hook::UnixSend => {}
+        }
     }
 
     /// What is held for this question ends with its next packet.
@@ -131,7 +146,7 @@ impl Engine {
         reason: Reason,
         tool: Option<ToolId>,
     ) -> Outcome {
-        let WaitingCall { record, hook, pidfd: _ } = call;
+        let WaitingCall { record, hook, .. } = call;
         let audited = self.is_audited(record);
         let outcome = if audited { Outcome::Audited } else { Outcome::Denied };
         let ending = Ending { outcome, reason, tool, grant: GrantId::NONE };

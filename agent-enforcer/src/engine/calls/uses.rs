@@ -112,12 +112,18 @@ impl Engine {
         self.pending.wait_on(&key, Awaits::Use { tool }, allowance.expires_ns);
         let written = self.verdicts.allow(key.exec, key.destination, allowance);
         self.check(written);
+        self.pending.continue_group(&key);
+    }
+
+    /// Whether an answer that admits one call is in the map for a group.
+    pub(in crate::engine) fn has_offer(&self, key: &GroupKey) -> bool {
+        matches!(self.use_stages.get(key), Some(UseStage::Offered(_)))
     }
 
     /// A call took the answer that admits one. It may have waited for it, or just have come.
     pub(super) fn on_use_taken(&mut self, taken: &CallRecord, hook: Hook) {
         let key = GroupKey::of(taken);
-        let waited = self.pending.take_call(&key, taken.socket_cookie);
+        let waited = self.pending.take_call(&key, taken);
         let (record, hook) = waited.map_or((*taken, hook), |call| (call.record, call.hook));
         let ending = Ending {
             outcome: Outcome::Allowed,

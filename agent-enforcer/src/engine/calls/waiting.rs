@@ -38,7 +38,7 @@ impl Engine {
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         let deadline_ns = record.header.time_ns.saturating_add(nanoseconds(limit));
         if self.pending.add(key, call, awaits, deadline_ns) == Err(Full) {
-            let call = WaitingCall { record, hook, pidfd: None };
+            let call = WaitingCall::new(record, hook);
             self.deny_alone(key, &call, Reason::PendingLimit, None);
         } else if let Awaits::Grant { reason: _, tool } = awaits {
             self.report_stalled(&record, hook, tool);
@@ -149,7 +149,7 @@ impl Engine {
                     }
                 }
         });
-        for (_key, WaitingCall { record, hook, pidfd: _ }) in gone {
+        for (_key, WaitingCall { record, hook, .. }) in gone {
             let (outcome, reason) = (Outcome::Denied, Reason::CallerGone);
             // Others may have the socket.
             self.end_question(&record, reason);

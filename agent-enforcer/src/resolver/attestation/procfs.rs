@@ -78,6 +78,8 @@ pub(crate) struct Stat<'a> {
     pub(crate) comm: &'a [u8],
     /// Thread group id of its parent; 0 is none.
     pub(crate) ppid: u32,
+    /// One letter, see proc(5).
+    state: &'a str,
     /// `PF_*`.
     flags: u32,
     /// Start, in ticks of [`START_TICK_NS`].
@@ -93,15 +95,21 @@ impl<'a> Stat<'a> {
         let comm = text.get(open + 1..close)?;
         let rest = str::from_utf8(text.get(close + 1..)?).ok()?;
         let mut fields = rest.split_ascii_whitespace();
-        let ppid = fields.nth(1)?.parse().ok()?;
+        let state = fields.next()?;
+        let ppid = fields.next()?.parse().ok()?;
         let flags = fields.nth(4)?.parse().ok()?;
         let start_ticks = fields.nth(12)?.parse().ok()?;
-        Some(Self { comm, ppid, flags, start_ticks })
+        Some(Self { comm, ppid, state, flags, start_ticks })
     }
 
     /// Start, ns of `CLOCK_BOOTTIME`, truncated to [`START_TICK_NS`].
     pub(crate) const fn start_ns(&self) -> u64 {
         self.start_ticks.saturating_mul(START_TICK_NS)
+    }
+
+    /// Whether a signal has stopped the thread.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state == "T"
     }
 
     /// Whether the exit of the thread has begun. The kernel's exit hook runs after this is set.
