@@ -41,6 +41,8 @@ impl FlowState {
 pub const TAG_ADMITTED: u8 = 1;
 /// [`SocketTag::flags`]: the flow was held for so long that its SYN is to come more and more seldom.
 pub const TAG_HELD_LONG: u8 = 2;
+/// [`SocketTag::flags`]: the call that comes next waited for its answer, and the daemon has told of it.
+pub const TAG_TOLD: u8 = 4;
 
 /// Value of the socket storage.
 #[derive(Clone, Copy, Debug)]

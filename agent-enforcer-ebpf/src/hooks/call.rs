@@ -8,7 +8,7 @@ use agent_enforcer_common::{
     process::ProcessTag,
     reason::Reason,
     record::Hook,
-    tag::{FlowState, SocketTag, TAG_ADMITTED},
+    tag::{FlowState, SocketTag, TAG_ADMITTED, TAG_TOLD},
 };
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
@@ -250,6 +250,26 @@ pub(crate) fn claim(tag: &mut SocketTag, tgid: u32, process: &ProcessTag) {
 pub(crate) fn aim(tag: &mut SocketTag, destination: &Destination) {
     // SAFETY: a shared and an exclusive reference never overlap.
     unsafe { core::ptr::copy_nonoverlapping(destination, &raw mut tag.destination, 1) };
+}
+
+/// Notes that a call of this process waited for its answer: the daemon has told of it.
+#[inline(always)]
+pub(crate) fn note_told(
+    tag: &mut SocketTag,
+    tgid: u32,
+    process: &ProcessTag,
+    destination: &Destination,
+) {
+    claim(tag, tgid, process);
+    aim(tag, destination);
+    tag.state = FlowState::Fresh as u8;
+    tag.flags = TAG_TOLD;
+}
+
+/// Whether the daemon has told of this very call.
+#[inline(always)]
+pub(crate) fn is_told(tag: &SocketTag, destination: &Destination) -> bool {
+    tag.flags & TAG_TOLD != 0 && tag.destination == *destination
 }
 
 /// Whether a flow is allowed to this very peer, in the generation in force, and has not expired.

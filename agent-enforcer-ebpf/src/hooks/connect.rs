@@ -125,9 +125,10 @@ fn connect(call: &Call) -> CallOutcome {
     }
     match judge(&call.case, call.profile, Past::NONE, Patience::Wait) {
         Judgement::Allow { permit, source } => {
+            let told = source == Source::Daemon || call::is_told(tag, &call.case.destination);
             call.claim(tag);
             call::admit(tag, &call.case.destination, &permit);
-            if source != Source::Daemon || permit.is_taken() {
+            if !told || permit.is_taken() {
                 report::allowed(&call.case, &permit);
             }
         }

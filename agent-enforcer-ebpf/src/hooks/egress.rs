@@ -13,7 +13,7 @@ use agent_enforcer_common::{
     process::ProcessTag,
     reason::Reason,
     record::{CALL_LIVE_FLOW, Hook},
-    tag::{FlowState, SocketTag, TAG_ADMITTED, TAG_HELD_LONG},
+    tag::{FlowState, SocketTag, TAG_ADMITTED, TAG_HELD_LONG, TAG_TOLD},
 };
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
@@ -246,8 +246,12 @@ impl Flow {
         let profile = profiles::get(&case.tag.agent).unwrap_or(call::NOT_IN_POLICY);
         match judge(&case, profile, past, patience) {
             Judgement::Allow { permit, source } => {
+                let told = source == Source::Daemon
+                    || live
+                    || pending
+                    || call::is_told(self.tag, &destination);
                 call::admit(self.tag, &destination, &permit);
-                let told = source == Source::Daemon || live || pending;
+                self.tag.flags &= !TAG_TOLD;
                 if !told || permit.is_taken() {
                     report::allowed(&case, &permit);
                 }

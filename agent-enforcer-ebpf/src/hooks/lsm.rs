@@ -36,7 +36,7 @@ use crate::{
     },
     park::{self, Parked},
     report::{self, Case},
-    stall::{self, Patience},
+    stall::{self, ASK_AGAIN_NS, Patience},
 };
 
 /// What a hook of the LSM plane does.
@@ -107,13 +107,15 @@ pub(crate) fn settle(case: &mut Case<true>, patience: Patience, caller: Caller) 
     let profile = profiles::get(&case.tag.agent).unwrap_or(NOT_IN_POLICY);
     let outcome = match judge(case, profile, Past::NONE, patience) {
         Judgement::Allow { permit, source } => {
-            if source != Source::Daemon || permit.is_taken() {
+            let told = source == Source::Daemon || parked.is_some();
+            if !told || permit.is_taken() {
                 report::allowed(case, &permit);
             }
             LsmOutcome::Pass
         }
         Judgement::Deny { refusal, source } => {
-            call::deny(case, &refusal, source == Source::Daemon).into()
+            let told = source == Source::Daemon || parked.is_some() && source == Source::Map;
+            call::deny(case, &refusal, told).into()
         }
         Judgement::Open(request) => return stop(case, request, caller),
         Judgement::Watched => LsmOutcome::Pass,
@@ -125,33 +127,59 @@ pub(crate) fn settle(case: &mut Case<true>, patience: Patience, caller: Caller) 
 }
 
 /// Has the daemon decide an IP destination before the hook that judges it is reached, and stops the
-/// caller meanwhile. What can't be asked passes: that hook denies it, and says why.
+/// caller meanwhile.
 #[inline(always)]
-pub(crate) fn decide_first(case: &mut Case<true>, profile: AgentProfile) -> LsmOutcome {
+pub(crate) fn decide_first(
+    case: &mut Case<true>,
+    profile: AgentProfile,
+    tag: &mut SocketTag,
+    caller: Caller,
+) -> LsmOutcome {
     const LEFT: u32 = PROFILE_UNKNOWN | PROFILE_AUDIT | PROFILE_DENY_ON_MISS;
-    if profile.flags & LEFT != 0 || !park::is_possible() {
+    if profile.flags & LEFT != 0 {
         return LsmOutcome::Pass;
     }
     let thread = processes::current_thread();
     let parked = resume(case, thread);
-    let attested = match look_up(case, Purpose::Peek) {
-        Answer::Unknown { attested } => attested,
-        Answer::Allow(_) | Answer::Deny(_) => {
-            if parked.is_some() {
-                parked::remove(thread);
-            }
-            return LsmOutcome::Pass;
-        }
-    };
     if let Some(reason) = parked.and_then(ended::reason) {
         parked::remove(thread);
         return told(case, reason);
     }
-    match stall::publish(case, GrantId::NONE, attested) {
-        Ok(_) if stall::wait(case) => LsmOutcome::Pass,
-        Ok(request) => stop(case, request, Caller::Blocks),
-        Err(_) => LsmOutcome::Pass,
+    let attested = match look_up(case, Purpose::Peek) {
+        Answer::Unknown { attested } => attested,
+        answer => {
+            if parked.is_some() {
+                parked::remove(thread);
+                if let Answer::Allow(_) = answer {
+                    call::note_told(tag, case.tgid, &case.tag, &case.destination);
+                }
+            }
+            return LsmOutcome::Pass;
+        }
+    };
+    // An open decision is asked for once, however often somebody who must not wait tries.
+    let asked = tag.state == FlowState::Pending as u8
+        && tag.destination == case.destination
+        && tag.exec == case.tag.exec
+        && report::now_ns().wrapping_sub(tag.pending_since_ns) < ASK_AGAIN_NS;
+    if caller == Caller::MustNotWait && asked {
+        return LsmOutcome::TryAgain;
     }
+    let request = match stall::publish(case, GrantId::NONE, attested) {
+        Ok(request) => request,
+        Err(reason) => return call::deny(case, &Refusal::new(reason), false).into(),
+    };
+    if !stall::wait(case) {
+        call::claim(tag, case.tgid, &case.tag);
+        call::hold(tag, &case.destination, request);
+        return stop(case, request, caller);
+    }
+    match look_up(case, Purpose::Peek) {
+        Answer::Allow(_) => call::note_told(tag, case.tgid, &case.tag, &case.destination),
+        Answer::Deny(refusal) => return told(case, refusal.reason),
+        Answer::Unknown { .. } => {}
+    }
+    LsmOutcome::Pass
 }
 
 /// A caller that was stopped for this very call asks under the same number again.
@@ -196,21 +224,25 @@ pub(crate) unsafe fn about(case: &mut Case<true>, sk: *mut bpf_sock) {
     case.netns_cookie = Sock::new(Address::new(sk as u64)).netns_cookie().unwrap_or_default();
 }
 
-/// Makes a socket this process's that came from elsewhere: inherited, passed, or taken. Its next
-/// packet is judged as this process's, whatever was decided for whoever had it before. False where
-/// it can't be noted.
+/// The tag of a socket, made this process's where it came from elsewhere: inherited, passed, or
+/// taken. Its next packet is judged as this process's, whatever was decided for whoever had it
+/// before. `None` where it can't be noted.
 ///
 /// # Safety
 ///
 /// As [`about`].
 #[inline(always)]
-pub(crate) unsafe fn adopt(sk: *mut bpf_sock, tgid: u32, process: &ProcessTag) -> bool {
+pub(crate) unsafe fn adopt(
+    sk: *mut bpf_sock,
+    tgid: u32,
+    process: &ProcessTag,
+) -> Option<&'static mut SocketTag> {
     // SAFETY: by the caller.
-    let Some(tag) = (unsafe { tags::get_or_create(sk) }) else { return false };
+    let tag = unsafe { tags::get_or_create(sk) }?;
     if tag.instance != process.instance {
         take(tag, tgid, process);
     }
-    true
+    Some(tag)
 }
 
 /// Writes that a socket is this process's, and nothing of it decided.

@@ -67,9 +67,10 @@ fn sendmsg(call: &Call) -> CallOutcome {
     };
     match judgement {
         Judgement::Allow { permit, source } => {
+            let told = source == Source::Daemon || call::is_told(tag, destination);
             call.claim(tag);
             call::admit(tag, destination, &permit);
-            if source != Source::Daemon || permit.is_taken() {
+            if !told || permit.is_taken() {
                 report::allowed(&call.case, &permit);
             }
         }

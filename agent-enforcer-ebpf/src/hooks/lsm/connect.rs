@@ -9,7 +9,7 @@ use agent_enforcer_common::{
 };
 use aya_ebpf::{bindings::bpf_sock, cty::c_void, programs::LsmContext};
 
-use super::{Caller, LsmOutcome, Who, about, caller, decide_first, deny_untracked, settle};
+use super::{Caller, LsmOutcome, Who, about, adopt, caller, decide_first, deny_untracked, settle};
 use crate::{
     hooks::call::NOT_IN_POLICY,
     kernel::{
@@ -97,6 +97,13 @@ fn connect_tcp(
     let Some(destination) = destination else { return LsmOutcome::Pass };
     let mut case = Case::of_process(destination, tgid, process, Hook::LsmConnect);
     // SAFETY: the socket of the hook's argument, not null.
-    unsafe { about(&mut case, sk) };
-    decide_first(&mut case, profile)
+    let tag = unsafe {
+        about(&mut case, sk);
+        adopt(sk, tgid, &process)
+    };
+    match tag {
+        Some(tag) => decide_first(&mut case, profile, tag, Caller::Blocks),
+        // The hook that judges it denies it for that.
+        None => LsmOutcome::Pass,
+    }
 }

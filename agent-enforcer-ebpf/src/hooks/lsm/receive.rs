@@ -33,7 +33,7 @@ pub(crate) fn receive(ctx: &LsmContext) -> LsmOutcome {
         None => return LsmOutcome::Deny,
     }
     // SAFETY: as above.
-    if unsafe { adopt(sk, tgid, &process) } {
+    if unsafe { adopt(sk, tgid, &process) }.is_some() {
         return LsmOutcome::Pass;
     }
     let destination = Destination::socket(u32::from(family.unwrap_or(AF_INET)));

@@ -58,14 +58,14 @@ fn send_ip(
     process: ProcessTag,
 ) -> LsmOutcome {
     // SAFETY: the socket of the hook's argument, not null.
-    if !unsafe { adopt(sk, tgid, &process) } {
+    let Some(tag) = (unsafe { adopt(sk, tgid, &process) }) else {
         let destination = Destination::socket(u32::from(family));
         let case = Case::of_process(destination, tgid, process, Hook::LsmSendmsg);
         return call::deny(&case, &Refusal::new(Reason::TagFailed), false).into();
-    }
+    };
     let sock = Sock::new(Address::new(sk as u64));
     let is_udp = sock.kind() == Some(DATAGRAM) && sock.protocol() == Some(u16::from(PROTOCOL_UDP));
-    if !is_udp || message.may_wait() != Some(true) {
+    if !is_udp {
         return LsmOutcome::Pass;
     }
     let destination = match message.name() {
@@ -77,7 +77,7 @@ fn send_ip(
     let mut case = Case::of_process(destination, tgid, process, Hook::LsmSendmsg);
     // SAFETY: as above.
     unsafe { about(&mut case, sk) };
-    decide_first(&mut case, profile)
+    decide_first(&mut case, profile, tag, waits(message))
 }
 
 /// The peer that the protocol will use (net/ipv4/udp.c `udp_sendmsg`, net/ipv6/udp.c
@@ -101,7 +101,10 @@ fn send_vsock(sk: *mut bpf_sock, message: Message, tgid: u32, process: ProcessTa
     let mut case = Case::of_process(destination, tgid, process, Hook::LsmSendmsg);
     // SAFETY: the socket of the hook's argument, not null.
     unsafe { about(&mut case, sk) };
-    let caller =
-        if message.may_wait() == Some(true) { Caller::Blocks } else { Caller::MustNotWait };
-    settle(&mut case, Patience::Wait, caller)
+    settle(&mut case, Patience::Wait, waits(message))
+}
+
+#[inline(always)]
+fn waits(message: Message) -> Caller {
+    if message.may_wait() == Some(true) { Caller::Blocks } else { Caller::MustNotWait }
 }

@@ -1,0 +1,218 @@
+//! Blocking callers that are stopped until their call is decided, and everything that may happen to
+//! them meanwhile.
+
+use std::{fs, time::Duration};
+
+use agent_enforcer_tests::{
+    GrantRequest, Op, Probe, Reply, TestHost, Ticket, Trick, What,
+    host::HASTE,
+    trick::Writer,
+    wait::{SOON, slowed, wait_until},
+};
+use libc::{EACCES, EAGAIN, SOCK_DGRAM};
+use rustix::process::Signal;
+
+const UNGRANTED: u8 = 20;
+
+fn name(name: &str) -> String {
+    name.to_owned()
+}
+
+/// Whether a process is stopped, as its parent and its shell see it.
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+}
+
+fn wait_stopped(agent: &Probe) {
+    wait_until("the caller is stopped", SOON, || is_stopped(agent.pid()));
+}
+
+fn begin_send(agent: &mut Probe, host: &TestHost, socket: &str) -> Ticket {
+    assert!(agent.socket(socket, host.at(UNGRANTED), SOCK_DGRAM).is_ok());
+    agent.begin(Op::SendTo {
+        name: name(socket),
+        address: host.at(UNGRANTED),
+        data: name("hello"),
+        flags: 0,
+    })
+}
+
+fn assert_arrives(host: &TestHost, data: &[u8]) {
+    let wanted = What::Datagram(data.to_vec());
+    wait_until("the datagram arrives", SOON, || {
+        host.servers.at(host.at(UNGRANTED)).contains(&wanted)
+    });
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn blocking_datagram_waits_for_its_grant() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    let sent = begin_send(&mut agent, &host, "u");
+    host.wait_call("stalled", "stalled", agent.pid());
+    wait_stopped(&agent);
+    let pending = host.pending();
+    assert_eq!(pending.len(), 1);
+    assert_eq!(pending[0]["destination"], format!("{}/udp", host.at(UNGRANTED)));
+    assert!(host.servers.at(host.at(UNGRANTED)).is_empty(), "nothing before the decision");
+    host.grant(&GrantRequest::agent("waits", "web"));
+    let reply = agent.finish(sent);
+    assert!(reply.is_ok() && reply.value == 5, "{reply:?}");
+    assert_arrives(&host, b"hello");
+    assert!(host.pending().is_empty());
+    assert_eq!(host.calls("stalled", "stalled"), 1);
+    assert_eq!(host.calls("allowed", "allowed_grant"), 1);
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn blocking_write_into_a_connected_datagram_socket_waits_whatever_writes() {
+    for writer in [Writer::Plain, Writer::Vector] {
+        let host = TestHost::start();
+        let mut agent = host.agent("waits");
+        assert!(agent.socket("u", host.at(UNGRANTED), SOCK_DGRAM).is_ok());
+        let connect = Op::Connect { name: name("u"), address: host.at(UNGRANTED) };
+        assert!(agent.run(connect).is_ok());
+        let sent =
+            agent.begin(Trick::Write { name: name("u"), data: name("hello"), writer }.into());
+        wait_stopped(&agent);
+        assert!(host.servers.at(host.at(UNGRANTED)).is_empty(), "nothing before the decision");
+        host.grant(&GrantRequest::agent("waits", "web"));
+        let reply = agent.finish(sent);
+        assert!(reply.is_ok(), "{writer:?} {reply:?}");
+        assert_arrives(&host, b"hello");
+    }
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn blocking_datagram_that_nobody_grants_fails_after_the_stall_limit() {
+    let host = TestHost::start();
+    let mut agent = host.agent("hasty");
+    let reply = agent.send_to("u", host.at(UNGRANTED), "leak");
+    assert_eq!(reply.errno, EACCES, "{reply:?}");
+    assert!((slowed(HASTE * 9 / 10)..slowed(4 * HASTE)).contains(&reply.took()), "{reply:?}");
+    host.wait_denied("stall_timeout", agent.pid());
+    assert_eq!(host.calls("denied", "stall_timeout"), 1);
+    assert!(host.servers.at(host.at(UNGRANTED)).is_empty());
+    assert!(agent.send_to("g", host.at(10), "hello").is_ok());
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn callers_that_must_not_wait_are_told_to_try_again() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    let to = host.at(UNGRANTED);
+    let (flags, data) = (libc::MSG_DONTWAIT, name("leak"));
+    assert!(agent.socket("u", to, SOCK_DGRAM).is_ok());
+    let once = Op::SendTo { name: name("u"), address: to, data: data.clone(), flags };
+    assert_eq!(agent.run(once).errno, EAGAIN);
+    assert!(agent.run(Op::Nonblocking { name: name("u"), on: true }).is_ok());
+    let never = Op::SendTo { name: name("u"), address: to, data, flags: 0 };
+    assert_eq!(agent.run(never).errno, EAGAIN);
+    assert!(!is_stopped(agent.pid()));
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn h01_caller_that_somebody_else_continues_waits_on() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    let sent = begin_send(&mut agent, &host, "u");
+    wait_stopped(&agent);
+    for _ in 0..20 {
+        agent.signal(Signal::CONT);
+        wait_stopped(&agent);
+    }
+    assert!(host.servers.at(host.at(UNGRANTED)).is_empty());
+    assert_eq!(host.pending().len(), 1);
+    assert_eq!(host.calls("stalled", "stalled"), 1, "one call, one event");
+    host.grant(&GrantRequest::agent("waits", "web"));
+    assert!(agent.finish(sent).is_ok());
+    assert_arrives(&host, b"hello");
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn h02_stopped_caller_that_is_killed_dies_at_once_and_waits_no_more() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    begin_send(&mut agent, &host, "u");
+    wait_stopped(&agent);
+    let pid = agent.pid();
+    agent.kill();
+    host.wait_denied("caller_gone", pid);
+    assert!(host.pending().is_empty());
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn h03_signals_with_handlers_end_no_stopped_call_wrongly() {
+    for restart in [true, false] {
+        let host = TestHost::start();
+        let mut agent = host.agent("waits");
+        assert!(agent.run(Op::Alarm { after_ms: 200, restart }).is_ok());
+        let sent = begin_send(&mut agent, &host, "u");
+        wait_stopped(&agent);
+        // The alarm is delivered when the caller is continued.
+        assert!(agent.wait_for(sent, Duration::from_millis(400)).is_none());
+        agent.signal(Signal::CONT);
+        wait_stopped(&agent);
+        host.grant(&GrantRequest::agent("waits", "web"));
+        let reply = agent.finish(sent);
+        assert!(reply.is_ok(), "restart {restart}: {reply:?}");
+        assert_arrives(&host, b"hello");
+    }
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn caller_that_outlives_the_daemon_is_continued_by_the_next_one_and_asks_again() {
+    let mut host = TestHost::start();
+    let mut agent = host.agent("waits");
+    let sent = begin_send(&mut agent, &host, "u");
+    wait_stopped(&agent);
+    host.daemon.kill();
+    assert!(is_stopped(agent.pid()), "nobody has decided");
+    host.daemon.start();
+    host.grant(&GrantRequest::agent("waits", "web"));
+    assert!(agent.finish(sent).is_ok());
+    assert_arrives(&host, b"hello");
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn daemon_that_ends_leaves_nobody_stopped() {
+    let mut host = TestHost::start();
+    let mut agent = host.agent("waits");
+    let sent = begin_send(&mut agent, &host, "u");
+    wait_stopped(&agent);
+    host.daemon.stop();
+    let reply = agent.finish(sent);
+    assert_eq!(reply.errno, EACCES, "{reply:?}");
+    assert!(host.servers.at(host.at(UNGRANTED)).is_empty());
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn process_that_its_owner_has_stopped_is_left_alone() {
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    let sent = begin_send(&mut agent, &host, "u");
+    wait_stopped(&agent);
+    host.grant(&GrantRequest::agent("waits", "web"));
+    assert!(agent.finish(sent).is_ok());
+    agent.signal(Signal::STOP);
+    wait_stopped(&agent);
+    // Longer than it takes to find a caller that was forgotten.
+    let end = std::time::Instant::now() + slowed(Duration::from_secs(2));
+    while std::time::Instant::now() < end {
+        assert!(is_stopped(agent.pid()), "it was stopped by its owner");
+    }
+    agent.signal(Signal::CONT);
+    let reply: Reply = agent.send_to("v", host.at(UNGRANTED), "again");
+    assert!(reply.is_ok(), "{reply:?}");
+}
