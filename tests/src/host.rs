@@ -30,6 +30,9 @@ pub const PORT: u16 = 7000;
 /// How long the agent `hasty` of [`POLICY`] waits; before [`slowed`].
 pub const HASTE: Duration = Duration::from_millis(500);
 
+/// How long the agent `waits` of [`POLICY`] waits; before [`slowed`].
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// The policy of a test that names none. `@CG@` stands for the test's cgroup.
 ///
 /// Hosts .10 are standing, .20 and .30 need a grant, .40 is approved for nobody, .50 no tool.
@@ -48,7 +51,7 @@ agents:
     selectors: [["cgroup:path:@CG@/waits"]]
     tools: [model, web, mail]
     standing: [model]
-    stall_limit: 15s
+    stall_limit: @PATIENCE@
   - name: hasty
     owner: owner@example.com
     purpose: Waits half a second
@@ -279,7 +282,8 @@ impl TestHost {
         let directory = self.directory.path().display().to_string();
         let haste = format!("{}ms", slowed(HASTE).as_millis());
         let policy = policy.replace("@CG@", &self.cgroup.name()).replace("@DIR@", &directory);
-        let policy = policy.replace("@HASTE@", &haste);
+        let patience = format!("{}s", slowed(PATIENCE).as_secs());
+        let policy = policy.replace("@HASTE@", &haste).replace("@PATIENCE@", &patience);
         fs::write(self.daemon.policy_directory().join("policy.yaml"), policy).expect("an own file");
     }
 

@@ -118,6 +118,17 @@ pub enum Trick {
         /// How many of each.
         rounds: u32,
     },
+    /// Datagrams to one address, each to a port of its own and by another system call in turn, while
+    /// a timer sends `SIGALRM` all the time, whose handler does nothing. Value: how many went; data: the
+    /// errors of the others, as `ERRNO:COUNT` words.
+    Storm {
+        /// Where to; the first port.
+        address: SocketAddr,
+        /// How many.
+        rounds: u16,
+        /// With `SA_RESTART`.
+        restart: bool,
+    },
     /// `socket` with every type below `SOCK_PACKET` and every protocol up to 263. Value: how many there
     /// were; data: which, as `TYPE/PROTOCOL` words.
     Sweep {

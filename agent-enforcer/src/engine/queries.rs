@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-const COUNTERS: [(Counter, &str); 10] = [
+const COUNTERS: [(Counter, &str); 13] = [
     (Counter::Requests, "requests"),
     (Counter::AnsweredInHook, "answered_in_hook"),
     (Counter::Held, "held"),
@@ -34,6 +34,9 @@ const COUNTERS: [(Counter, &str); 10] = [
     (Counter::ProcessTableFull, "process_table_full"),
     (Counter::CgroupTableFull, "cgroup_table_full"),
     (Counter::LostFlowDenied, "lost_flow_denied"),
+    (Counter::Parked, "parked"),
+    (Counter::ParkFailed, "park_failed"),
+    (Counter::PeerUnnamed, "peer_unnamed"),
 ];
 
 /// Counters of records that found no room, and what these were about.

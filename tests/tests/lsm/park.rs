@@ -9,7 +9,7 @@ use agent_enforcer_tests::{
     trick::Writer,
     wait::{SOON, slowed, wait_until},
 };
-use libc::{EACCES, EAGAIN, SOCK_DGRAM};
+use libc::{EACCES, EAGAIN, EINTR, SOCK_DGRAM};
 use rustix::process::Signal;
 
 const UNGRANTED: u8 = 20;
@@ -194,6 +194,35 @@ fn daemon_that_ends_leaves_nobody_stopped() {
     let reply = agent.finish(sent);
     assert_eq!(reply.errno, EACCES, "{reply:?}");
     assert!(host.servers.at(host.at(UNGRANTED)).is_empty());
+}
+
+/// Every call is stopped, as none waits in the hook; what asks for the restart is seen by no program.
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn ten_thousand_stopped_calls_under_signals_all_go_through() {
+    const ROUNDS: u16 = 2500;
+    let flags = ["--wait-turns=0", "--requests-per-second=1000000"];
+    let host = flags.iter().fold(TestHost::builder(), |host, flag| host.flag(flag)).build();
+    let mut agent = host.agent("waits");
+    for (address, restart) in
+        [(host.at(10), true), (host.at(10), false), (host.at6(10), true), (host.at6(10), false)]
+    {
+        let mut address = address;
+        address.set_port(if restart { 10_000 } else { 20_000 });
+        let ticket = agent.begin(Trick::Storm { address, rounds: ROUNDS, restart }.into());
+        let reply = agent.wait_for(ticket, Duration::from_secs(60)).expect("it ends");
+        let sent = i64::from(ROUNDS);
+        if restart {
+            assert_eq!((reply.value, reply.data.as_str()), (sent, ""));
+        } else {
+            // A copy of a file may be interrupted, and says so.
+            let interrupted = format!("{EINTR}:{}", sent - reply.value);
+            assert!(reply.value == sent || reply.data == interrupted, "{reply:?}");
+        }
+    }
+    let parked = host.counter("parked");
+    assert!(parked >= 4 * u64::from(ROUNDS), "{parked} were stopped");
+    assert_eq!(host.counter("park_failed"), 0);
 }
 
 #[test]

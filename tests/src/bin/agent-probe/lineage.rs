@@ -164,7 +164,15 @@ pub(crate) fn leader_exit(sockets: &Sockets, id: u64) -> Option<Outcome> {
 
 extern "C" fn on_alarm(_signal: libc::c_int) {}
 
-pub(crate) fn alarm(after_ms: u64, restart: bool) -> Outcome {
+/// How often a timer rings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    Once,
+    Always,
+}
+
+/// Has the process ring; 0 ends that.
+pub(crate) fn alarm(after_ms: u64, restart: bool, repeat: Repeat) -> Outcome {
     // SAFETY: all zeroes is a valid action; the handler does nothing.
     unsafe {
         let mut action: libc::sigaction = zeroed();
@@ -176,6 +184,9 @@ pub(crate) fn alarm(after_ms: u64, restart: bool) -> Outcome {
     let mut timer: libc::itimerval = unsafe { zeroed() };
     timer.it_value.tv_sec = (after_ms / 1000).cast_signed();
     timer.it_value.tv_usec = (after_ms % 1000 * 1000).cast_signed();
+    if repeat == Repeat::Always {
+        timer.it_interval = timer.it_value;
+    }
     // SAFETY: a timer, and no place for the one before.
     Outcome::of(
         unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }

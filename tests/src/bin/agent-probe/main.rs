@@ -15,6 +15,7 @@ mod lineage;
 mod load;
 mod ring;
 mod serve;
+mod storm;
 mod tricks;
 
 use std::{env, fs, os::unix::process::CommandExt as _, process::Command};

@@ -11,7 +11,11 @@ use std::{
 
 use agent_enforcer_tests::script::{Op, Reply, Request};
 
-use crate::{calls, lineage, load, tricks};
+use crate::{
+    calls,
+    lineage::{self, Repeat},
+    load, tricks,
+};
 
 /// Sockets by their names; shared by the threads.
 #[derive(Clone, Default)]
@@ -128,7 +132,7 @@ pub(crate) fn perform(sockets: &Sockets, id: u64, op: Op) -> Option<Outcome> {
         Op::SetUser { uid } => lineage::set_user(uid),
         Op::EnterCgroup { directory } => lineage::enter_cgroup(&directory),
         Op::LeaveNetwork => lineage::leave_network(),
-        Op::Alarm { after_ms, restart } => lineage::alarm(after_ms, restart),
+        Op::Alarm { after_ms, restart } => lineage::alarm(after_ms, restart, Repeat::Once),
         Op::Socket { name, domain, kind, protocol } => {
             sockets.keep(name, calls::socket(domain, kind, protocol))
         }

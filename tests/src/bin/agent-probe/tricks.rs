@@ -19,6 +19,7 @@ use crate::{
     calls::{connect_bytes, raw, socket},
     ring,
     serve::{Outcome, Sockets},
+    storm,
 };
 
 pub(crate) fn perform(sockets: &Sockets, trick: Trick) -> Outcome {
@@ -32,6 +33,7 @@ pub(crate) fn perform(sockets: &Sockets, trick: Trick) -> Outcome {
         Trick::Ring { name, call, polling } => ring::perform(fd(&name), &call, polling),
         Trick::Compat { name, address } => connect_i386(fd(&name), address),
         Trick::Race { one, other, rounds } => race(one, other, rounds),
+        Trick::Storm { address, rounds, restart } => storm::perform(address, rounds, restart),
         Trick::Sweep { domain } => sweep(domain),
         Trick::Duplicate { name, copy } => {
             // SAFETY: plain numbers.
@@ -51,7 +53,12 @@ fn part(data: &str) -> iovec {
     iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() }
 }
 
-fn send_message(fd: RawFd, peer: &mut [u8], data: &str, control: Option<&Control>) -> Outcome {
+pub(crate) fn send_message(
+    fd: RawFd,
+    peer: &mut [u8],
+    data: &str,
+    control: Option<&Control>,
+) -> Outcome {
     let mut part = part(data);
     // Words, as control messages are aligned like them.
     let mut buffer = [0_u64; 16];
@@ -80,7 +87,7 @@ fn send_message(fd: RawFd, peer: &mut [u8], data: &str, control: Option<&Control
     Outcome::of(unsafe { libc::sendmsg(fd, &raw const message, 0) } as i64)
 }
 
-fn write(fd: RawFd, data: &str, writer: Writer) -> Outcome {
+pub(crate) fn write(fd: RawFd, data: &str, writer: Writer) -> Outcome {
     let part = part(data);
     let sent = match writer {
         // SAFETY: the data is readable for its length.
