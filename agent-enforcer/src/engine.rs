@@ -10,6 +10,7 @@ mod force;
 mod handle;
 mod held;
 mod images;
+mod peers;
 mod pending;
 mod queries;
 mod selectors;
@@ -31,6 +32,7 @@ use tokio::sync::oneshot;
 
 pub use adoption::AdoptionError;
 pub use handle::{DetachOrder, EngineHandle};
+pub use peers::PeerError;
 pub use pending::{GroupKey, PendingLimits};
 pub use selectors::SelectorError;
 
@@ -41,7 +43,7 @@ use crate::{
     },
     decision::Process,
     events::{DaemonEvent, Event, EventQueue},
-    host::Plane,
+    host::{self, Plane},
     intake::{DecodeError, Record},
     kernel::{
         flows::FlowReset,
@@ -63,6 +65,7 @@ use crate::{
 };
 use calls::UseStage;
 use images::Image;
+use peers::Peers;
 use pending::Pending;
 use queries::LOST;
 use selectors::Selectors;
@@ -179,6 +182,8 @@ pub struct Parts {
     pub globs: SyncSender<Vec<String>>,
     /// Mount point of cgroup v2.
     pub cgroups: PathBuf,
+    /// The daemon's own control socket.
+    pub control_socket: PathBuf,
     /// Which programs are in force.
     pub plane: Plane,
     /// Their names.
@@ -196,6 +201,9 @@ pub enum EngineError {
     /// The selector tables.
     #[error(transparent)]
     Selector(#[from] SelectorError),
+    /// Unix sockets.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// Running processes.
     #[error(transparent)]
     Adoption(#[from] AdoptionError),
@@ -235,6 +243,7 @@ pub struct Engine {
     image_order: VecDeque<ExecId>,
     prefetch: VecDeque<ProcessFacts>,
     instances: HashMap<InstanceId, Instance>,
+    peers: Peers,
     pending: Pending,
     use_stages: HashMap<GroupKey, UseStage>,
     started: SystemTime,
@@ -243,6 +252,7 @@ pub struct Engine {
     next_housekeeping_ns: u64,
     next_survey_ns: u64,
     next_compile_ns: u64,
+    next_peers_ns: u64,
     bad_records: u64,
     lost: [u64; LOST.len()],
     ended: HashMap<GrantId, crate::resolver::grant::GrantState>,
@@ -291,10 +301,12 @@ impl Engine {
             uses,
             globs,
             cgroups,
+            control_socket,
             plane,
             programs,
             limits,
         } = parts;
+        let netns_cookie = host::netns_cookie().map_err(PeerError::Netns)?;
         let mut engine = Self {
             policy_dir,
             plan: SelectorPlan::build(&policy),
@@ -322,6 +334,7 @@ impl Engine {
             image_order: VecDeque::new(),
             prefetch: VecDeque::new(),
             instances: HashMap::new(),
+            peers: Peers::new(&control_socket, netns_cookie)?,
             pending: Pending::new(limits),
             use_stages: HashMap::new(),
             started: SystemTime::now(),
@@ -330,12 +343,14 @@ impl Engine {
             next_housekeeping_ns: 0,
             next_survey_ns: 0,
             next_compile_ns: 0,
+            next_peers_ns: 0,
             bad_records: 0,
             lost: [0; LOST.len()],
             ended: HashMap::new(),
         };
         let slot = engine.verdicts.word(StateWord::SelectorSlot)?;
         engine.selectors.resume(u32::try_from(slot).unwrap_or_default());
+        engine.read_peers();
         engine.lost = engine.lost_records();
         engine.note_ended_grants();
         engine.load_policy()?;
@@ -362,6 +377,7 @@ impl Engine {
                 self.on_executed(&record.process);
             }
             Record::Executed(record) => self.on_executed(&record.process),
+            Record::Peer(record) => self.peers.learn_record(record),
             Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
             Record::TableFull(record) => {
                 let table = if record.process.tgid == 0 {

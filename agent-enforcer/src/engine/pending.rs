@@ -101,10 +101,10 @@ impl Pending {
     }
 
     /// Whether this very call waits already: a held packet asks again from time to time.
-    pub(super) fn has_call(&self, key: &GroupKey, socket_cookie: u64) -> bool {
-        self.groups.get(key).is_some_and(|group| {
-            group.calls.iter().any(|call| call.record.socket_cookie == socket_cookie)
-        })
+    pub(super) fn has_call(&self, key: &GroupKey, record: &CallRecord) -> bool {
+        self.groups
+            .get(key)
+            .is_some_and(|group| group.calls.iter().any(|call| is_same(&call.record, record)))
     }
 
     /// Lets a call wait. A call that joins a group shares its deadline.
@@ -177,11 +177,10 @@ impl Pending {
         Some(call)
     }
 
-    /// Takes the call of a socket out of a group.
-    pub(super) fn take_call(&mut self, key: &GroupKey, socket_cookie: u64) -> Option<WaitingCall> {
+    /// Takes a call out of a group.
+    pub(super) fn take_call(&mut self, key: &GroupKey, record: &CallRecord) -> Option<WaitingCall> {
         let group = self.groups.get_mut(key)?;
-        let position =
-            group.calls.iter().position(|call| call.record.socket_cookie == socket_cookie)?;
+        let position = group.calls.iter().position(|call| is_same(&call.record, record))?;
         let call = group.calls.remove(position);
         if group.calls.is_empty() {
             self.groups.remove(key);
@@ -242,6 +241,13 @@ impl Pending {
     pub(super) const fn is_empty(&self) -> bool {
         self.total == 0
     }
+}
+
+/// Whether two questions of a group are of one call: of one socket, or of one thread where there is no
+/// socket yet.
+const fn is_same(one: &CallRecord, other: &CallRecord) -> bool {
+    one.socket_cookie == other.socket_cookie
+        && (one.socket_cookie != 0 || one.process.tid == other.process.tid)
 }
 
 #[cfg(test)]
@@ -318,7 +324,7 @@ mod tests {
         for cookie in 1..=3 {
             pending.add(key(1), call(1, cookie), Awaits::Identity, 9).unwrap();
         }
-        assert!(pending.has_call(&key(1), 2));
+        assert!(pending.has_call(&key(1), &call(1, 2).record));
         assert_eq!(pending.take_one(&key(1)).unwrap().record.socket_cookie, 1);
         let gone = pending.take_where(|_, call| call.record.socket_cookie == 2);
         assert_eq!(gone.len(), 1);
@@ -332,12 +338,25 @@ mod tests {
         for cookie in 1..=2 {
             pending.add(key(1), call(1, cookie), Awaits::Identity, 9).unwrap();
         }
-        assert!(pending.take_call(&key(1), 3).is_none());
-        assert!(pending.take_call(&key(2), 2).is_none());
-        assert_eq!(pending.take_call(&key(1), 2).unwrap().record.socket_cookie, 2);
+        assert!(pending.take_call(&key(1), &call(1, 3).record).is_none());
+        assert!(pending.take_call(&key(2), &call(1, 2).record).is_none());
+        assert_eq!(pending.take_call(&key(1), &call(1, 2).record).unwrap().record.socket_cookie, 2);
         assert_eq!(pending.len(), 1);
-        assert_eq!(pending.take_call(&key(1), 1).unwrap().record.socket_cookie, 1);
+        assert_eq!(pending.take_call(&key(1), &call(1, 1).record).unwrap().record.socket_cookie, 1);
         assert!(pending.is_empty() && pending.by_instance.is_empty());
         assert!(pending.awaits(&key(1)).is_none());
+    }
+
+    #[test]
+    fn calls_without_a_socket_are_told_apart_by_their_thread() {
+        let mut pending = Pending::new(PendingLimits { total: 9, per_instance: 9 });
+        let of_thread = |tid| {
+            let mut call = call(1, 0);
+            call.record.process.tid = tid;
+            call
+        };
+        pending.add(key(1), of_thread(7), Awaits::Identity, 9).unwrap();
+        assert!(pending.has_call(&key(1), &of_thread(7).record));
+        assert!(!pending.has_call(&key(1), &of_thread(8).record));
     }
 }

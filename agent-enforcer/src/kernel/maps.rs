@@ -6,6 +6,7 @@ use agent_enforcer_common::{
     config::AgentProfile,
     id::{AgentId, ExecId, InstanceId, RequestId},
     names,
+    peer::{NumberedPeer, UnixPeer},
     process::{
         CgroupKey, CgroupPattern, ExecutableKey, Identity, InstanceState, ProcessTag,
         SelectorDefaults, TermSet, UserKey,
@@ -61,6 +62,8 @@ pub struct ProcessMaps {
     pub instances: HashMap<MapData, InstanceId, InstanceState>,
     /// Tags of sockets.
     pub sockets: SkStorage<MapData, SocketTag>,
+    /// Unix sockets that were called. The kernel side's to write.
+    pub peers: HashMap<MapData, UnixPeer, NumberedPeer>,
 }
 
 /// What the selector loader writes.
@@ -103,6 +106,7 @@ impl Maps {
                 processes: take(ebpf, names::PROCS)?,
                 instances: take(ebpf, names::INSTANCES)?,
                 sockets: take(ebpf, names::TAGS)?,
+                peers: take(ebpf, names::PEERS)?,
             },
             selectors: SelectorMaps {
                 cgroups: take(ebpf, names::CGROUPS)?,

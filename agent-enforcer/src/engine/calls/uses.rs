@@ -117,7 +117,7 @@ impl Engine {
     /// A call took the answer that admits one. It may have waited for it, or just have come.
     pub(super) fn on_use_taken(&mut self, taken: &CallRecord, hook: Hook) {
         let key = GroupKey::of(taken);
-        let waited = self.pending.take_call(&key, taken.socket_cookie);
+        let waited = self.pending.take_call(&key, taken);
         let (record, hook) = waited.map_or((*taken, hook), |call| (call.record, call.hook));
         let ending = Ending {
             outcome: Outcome::Allowed,
