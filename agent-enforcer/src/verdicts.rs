@@ -308,3 +308,28 @@ fn profile(agent: &Agent) -> AgentProfile {
 const NO_TALLY: u32 = 0;
 /// An answer that holds until the next generation.
 pub const UNTIL_NEXT_GENERATION_NS: u64 = NEVER_NS;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolver::policy::Policy;
+
+    #[test]
+    fn a_profile_says_what_the_policy_says() {
+        let flags = |keys: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let text = format!(
+                "apiVersion: agent-enforcer/v1\nagents:\n  - {{name: bot, owner: o, purpose: p, \
+                 selectors: [[\"unix:uid:7\"]], tools: []{keys}}}\n"
+            );
+            std::fs::write(dir.path().join("policy.yaml"), text).unwrap();
+            let policy = Policy::load(dir.path()).unwrap();
+            profile(policy.agent("bot").unwrap()).flags
+        };
+        assert_eq!(flags(""), 0);
+        assert_eq!(flags(", stall: {tcp: hold}"), 0);
+        assert_eq!(flags(", stall: {tcp: park}"), PROFILE_PARK_TCP);
+        assert_eq!(flags(", mode: audit, stall: {tcp: park}"), PROFILE_AUDIT | PROFILE_PARK_TCP);
+        assert_eq!(flags(", on_miss: deny"), PROFILE_DENY_ON_MISS);
+    }
+}
