@@ -15,6 +15,8 @@ use std::{
 use serde::{Serialize, Serializer};
 use tokio::sync::broadcast;
 
+use crate::resolver::policy::Endpoint;
+
 /// A boxed future of a control call.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + Send + 'a>>;
 
@@ -218,7 +220,7 @@ pub struct PendingView {
     /// Its executable.
     #[serde(serialize_with = "serialize_path")]
     pub exe: PathBuf,
-    /// `192.0.2.1:443/tcp`.
+    /// `192.0.2.1:443/tcp`, `unix:/run/docker.sock (inode 7 on 0:25)`.
     pub destination: String,
     /// Tool, by name.
     pub tool: Option<String>,
@@ -240,9 +242,21 @@ pub struct ExplainQuestion {
     /// The process.
     pub pid: u32,
     /// The destination.
-    pub to: SocketAddr,
-    /// `IPPROTO_*`.
-    pub protocol: u8,
+    pub to: ExplainTarget,
+}
+
+/// What [`Control::explain`] is asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExplainTarget {
+    /// An IP address.
+    Address {
+        /// Address and port.
+        to: SocketAddr,
+        /// `IPPROTO_*`.
+        protocol: u8,
+    },
+    /// Something else.
+    Endpoint(Endpoint),
 }
 
 /// The answer of [`Control::explain`].

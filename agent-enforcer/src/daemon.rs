@@ -88,7 +88,8 @@ async fn serve(args: RunArgs) -> Result<()> {
         tracing::warn!(path = %cgroup_root.display(), "enforcing below one cgroup only: sockets made outside escape");
     }
     let plane = args.plane.resolve()?;
-    let listener = api::Listener::bind(&api::socket_path(&args.runtime_dir))?;
+    let control_socket = api::socket_path(&args.runtime_dir);
+    let listener = api::Listener::bind(&control_socket)?;
     let store = Arc::new(GrantStore::open(&args.state_dir)?);
     let now = Moment::now()?;
     let grants = store.load(&now)?;
@@ -127,12 +128,10 @@ async fn serve(args: RunArgs) -> Result<()> {
         uses,
         globs,
         cgroups,
+        control_socket,
         plane,
         programs: kernel.programs(),
-        limits: PendingLimits {
-            total: usize::try_from(args.max_pending)?,
-            per_instance: usize::try_from(args.max_pending_per_instance)?,
-        },
+        limits: pending_limits(&args)?,
     };
     kernel.attach()?;
     // What was attached must not stay behind a daemon that could not begin.
@@ -257,6 +256,13 @@ async fn finish(end: End, kernel: Kernel, inbox: &Inbox, events: &EventQueue) ->
             }
         },
     }
+}
+
+fn pending_limits(args: &RunArgs) -> Result<PendingLimits> {
+    Ok(PendingLimits {
+        total: usize::try_from(args.max_pending)?,
+        per_instance: usize::try_from(args.max_pending_per_instance)?,
+    })
 }
 
 fn kernel_config(args: &RunArgs, plane: host::Plane, cgroup_root: PathBuf) -> KernelConfig {

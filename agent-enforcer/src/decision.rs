@@ -96,6 +96,26 @@ pub struct GrantRef {
     pub task: String,
 }
 
+/// A destination that is no IP address, as people know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerName {
+    /// `unix:/run/docker.sock`, `netlink:audit`. Of a unix socket that the policy does not name it is
+    /// what its server called it: for people, never for a decision.
+    pub name: String,
+    /// What it is, where its name does not tell: `inode 7 on 0:25`, `netns 1`.
+    pub detail: Option<String>,
+    /// Bytes of the name that are not UTF-8 are written as `%XX`.
+    pub percent_encoded: bool,
+}
+
+impl fmt::Display for PeerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, detail, percent_encoded: _ } = self;
+        f.write_str(name)?;
+        detail.as_ref().map_or(Ok(()), |detail| write!(f, " ({detail})"))
+    }
+}
+
 /// One decided (or stalled) call: what an event is made of.
 #[derive(Clone, Debug)]
 pub struct CallDecision {
@@ -127,6 +147,8 @@ pub struct CallDecision {
     pub last_pid: u32,
     /// Where the call went.
     pub destination: Destination,
+    /// How people know it, where it is no IP address.
+    pub peer: Option<Arc<PeerName>>,
     /// The tool that the destination belongs to.
     pub tool: Option<Arc<str>>,
     /// The grant.
@@ -142,6 +164,11 @@ pub struct CallDecision {
 }
 
 impl CallDecision {
+    /// Where the call went, as people know it.
+    pub fn destination_text(&self) -> String {
+        self.peer.as_ref().map_or_else(|| self.destination.to_string(), ToString::to_string)
+    }
+
     /// The reason that says most about what can be done.
     pub fn telling_reason(&self) -> Reason {
         self.miss_reason.or(self.audited_reason).unwrap_or(self.reason)

@@ -11,6 +11,7 @@ mod handle;
 mod held;
 mod images;
 mod parked;
+mod peers;
 mod pending;
 mod queries;
 mod selectors;
@@ -32,6 +33,7 @@ use tokio::sync::oneshot;
 
 pub use adoption::AdoptionError;
 pub use handle::{DetachOrder, EngineHandle};
+pub use peers::PeerError;
 pub use pending::{GroupKey, PendingLimits};
 pub use selectors::SelectorError;
 
@@ -42,7 +44,7 @@ use crate::{
     },
     decision::Process,
     events::{DaemonEvent, Event, EventQueue},
-    host::Plane,
+    host::{self, Plane},
     intake::{DecodeError, Record},
     kernel::{
         flows::FlowReset,
@@ -64,6 +66,7 @@ use crate::{
 };
 use calls::UseStage;
 use images::Image;
+use peers::Peers;
 use pending::Pending;
 use queries::LOST;
 use selectors::Selectors;
@@ -180,6 +183,8 @@ pub struct Parts {
     pub globs: SyncSender<Vec<String>>,
     /// Mount point of cgroup v2.
     pub cgroups: PathBuf,
+    /// The daemon's own control socket.
+    pub control_socket: PathBuf,
     /// Which programs are in force.
     pub plane: Plane,
     /// Their names.
@@ -197,6 +202,9 @@ pub enum EngineError {
     /// The selector tables.
     #[error(transparent)]
     Selector(#[from] SelectorError),
+    /// Unix sockets.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// Running processes.
     #[error(transparent)]
     Adoption(#[from] AdoptionError),
@@ -236,6 +244,7 @@ pub struct Engine {
     image_order: VecDeque<ExecId>,
     prefetch: VecDeque<ProcessFacts>,
     instances: HashMap<InstanceId, Instance>,
+    peers: Peers,
     pending: Pending,
     use_stages: HashMap<GroupKey, UseStage>,
     started: SystemTime,
@@ -244,6 +253,7 @@ pub struct Engine {
     next_housekeeping_ns: u64,
     next_survey_ns: u64,
     next_compile_ns: u64,
+    next_peers_ns: u64,
     bad_records: u64,
     lost: [u64; LOST.len()],
     ended: HashMap<GrantId, crate::resolver::grant::GrantState>,
@@ -292,10 +302,12 @@ impl Engine {
             uses,
             globs,
             cgroups,
+            control_socket,
             plane,
             programs,
             limits,
         } = parts;
+        let netns_cookie = host::netns_cookie().map_err(PeerError::Netns)?;
         let mut engine = Self {
             policy_dir,
             plan: SelectorPlan::build(&policy),
@@ -323,6 +335,7 @@ impl Engine {
             image_order: VecDeque::new(),
             prefetch: VecDeque::new(),
             instances: HashMap::new(),
+            peers: Peers::new(&control_socket, netns_cookie)?,
             pending: Pending::new(limits),
             use_stages: HashMap::new(),
             started: SystemTime::now(),
@@ -331,12 +344,14 @@ impl Engine {
             next_housekeeping_ns: 0,
             next_survey_ns: 0,
             next_compile_ns: 0,
+            next_peers_ns: 0,
             bad_records: 0,
             lost: [0; LOST.len()],
             ended: HashMap::new(),
         };
         let slot = engine.verdicts.word(StateWord::SelectorSlot)?;
         engine.selectors.resume(u32::try_from(slot).unwrap_or_default());
+        engine.read_peers();
         engine.lost = engine.lost_records();
         engine.note_ended_grants();
         engine.load_policy()?;
@@ -363,6 +378,7 @@ impl Engine {
                 self.on_executed(&record.process);
             }
             Record::Executed(record) => self.on_executed(&record.process),
+            Record::Peer(record) => self.peers.learn_record(record),
             Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
             Record::TableFull(record) => {
                 let table = if record.process.tgid == 0 {

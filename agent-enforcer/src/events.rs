@@ -29,6 +29,7 @@ use crate::decision::{CallDecision, Outcome, Process};
 
 pub use clock::{Clock, SystemClock};
 pub use config::{EventsConfig, EventsError};
+pub(crate) use json::path_text;
 pub use queue::EventQueue;
 pub use sink::syslog::{SyslogFacility, SyslogFacilityError, SyslogTarget, SyslogTargetError};
 pub use stage::{EventStage, start};

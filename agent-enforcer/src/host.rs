@@ -10,7 +10,7 @@ mod sock_diag;
 use std::{
     ffi::OsString,
     fs, io,
-    os::unix::ffi::OsStringExt,
+    os::{fd::AsRawFd as _, unix::ffi::OsStringExt},
     path::{Path, PathBuf},
 };
 
@@ -48,6 +48,28 @@ pub fn cgroup2_mount() -> Result<PathBuf, HostError> {
         // A mount can be hidden by a later one at the same place.
         .find(|mount| is_cgroup2(mount))
         .ok_or(HostError::NoCgroup2)
+}
+
+/// The cookie of this process's network namespace, as the kernel side records it.
+pub fn netns_cookie() -> io::Result<u64> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: room of the length that is told, for an integer that may have any value.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The mount point that was named, checked, or the one found by [`cgroup2_mount`].

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use agent_enforcer_common::{
     NEVER_NS,
-    config::{AgentProfile, PROFILE_AUDIT, PROFILE_DENY_ON_MISS, StateWord},
+    config::{AgentProfile, PROFILE_AUDIT, PROFILE_DENY_ON_MISS, PROFILE_PARK_TCP, StateWord},
     destination::{Destination, words_be},
     id::{AgentId, ExecId, Generation, GrantId, RequestId, ToolId},
     names,
@@ -22,7 +22,7 @@ use aya::maps::{Array, MapData, MapError, lpm_trie::Key};
 
 use crate::{
     kernel::maps::VerdictMaps,
-    resolver::policy::{Agent, Compiled, Mode, OnMiss},
+    resolver::policy::{Agent, Compiled, Mode, OnMiss, TcpStall},
 };
 
 /// A map did not take an entry.
@@ -255,7 +255,7 @@ impl Verdicts {
                 PrefixKey {
                     generation: next,
                     scope: prefix.scope,
-                    protocol: prefix.protocol.into(),
+                    protocol: prefix.kind,
                     address_be: words_be(prefix.address.into()),
                 },
             );
@@ -294,8 +294,12 @@ fn profile(agent: &Agent) -> AgentProfile {
         OnMiss::Stall => 0,
         OnMiss::Deny => PROFILE_DENY_ON_MISS,
     };
+    let stall_tcp = match agent.stall_tcp {
+        TcpStall::Hold => 0,
+        TcpStall::Park => PROFILE_PARK_TCP,
+    };
     AgentProfile {
-        flags: audit | on_miss,
+        flags: audit | on_miss | stall_tcp,
         socket_mark: agent.socket_mark.map_or(0, std::num::NonZeroU32::get),
     }
 }
@@ -304,3 +308,28 @@ fn profile(agent: &Agent) -> AgentProfile {
 const NO_TALLY: u32 = 0;
 /// An answer that holds until the next generation.
 pub const UNTIL_NEXT_GENERATION_NS: u64 = NEVER_NS;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolver::policy::Policy;
+
+    #[test]
+    fn a_profile_says_what_the_policy_says() {
+        let flags = |keys: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let text = format!(
+                "apiVersion: agent-enforcer/v1\nagents:\n  - {{name: bot, owner: o, purpose: p, \
+                 selectors: [[\"unix:uid:7\"]], tools: []{keys}}}\n"
+            );
+            std::fs::write(dir.path().join("policy.yaml"), text).unwrap();
+            let policy = Policy::load(dir.path()).unwrap();
+            profile(policy.agent("bot").unwrap()).flags
+        };
+        assert_eq!(flags(""), 0);
+        assert_eq!(flags(", stall: {tcp: hold}"), 0);
+        assert_eq!(flags(", stall: {tcp: park}"), PROFILE_PARK_TCP);
+        assert_eq!(flags(", mode: audit, stall: {tcp: park}"), PROFILE_AUDIT | PROFILE_PARK_TCP);
+        assert_eq!(flags(", on_miss: deny"), PROFILE_DENY_ON_MISS);
+    }
+}

@@ -1,6 +1,6 @@
 //! `pending` and `explain`: calls that wait, and calls that somebody asks about.
 
-use std::{net::SocketAddr, time::SystemTime};
+use std::time::SystemTime;
 
 use agent_enforcer_common::destination::{PROTOCOL_TCP, PROTOCOL_UDP};
 use clap::Args;
@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     api::Client,
-    control::{ExplainQuestion, Explanation, PendingView},
+    control::{ExplainQuestion, ExplainTarget, Explanation, PendingView},
+    resolver::policy::Endpoint,
 };
 
 /// Say what would be decided for a process and a destination, and why.
@@ -22,20 +23,16 @@ use crate::{
 #[command(after_help = "\
 Examples:
   agent-enforcer explain --pid 4711 --to 192.0.2.7:443
-  agent-enforcer explain --pid 4711 --to '[2001:db8::53]:53/udp' --output json")]
+  agent-enforcer explain --pid 4711 --to '[2001:db8::53]:53/udp' --output json
+  agent-enforcer explain --pid 4711 --to unix:/run/docker.sock")]
 pub(super) struct ExplainArgs {
     /// The process.
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pid: u32,
-    /// The destination; TCP where no protocol is named.
-    #[arg(long, value_name = "IP:PORT[/udp]", value_parser = target)]
-    to: Target,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Target {
-    peer: SocketAddr,
-    protocol: u8,
+    /// The destination: an address (TCP where no protocol is named), or an endpoint as in a policy:
+    /// unix:/PATH, unix:@NAME, vsock:CID:PORT, netlink:PROTOCOL, family:FAMILY.
+    #[arg(long, value_name = "IP:PORT[/udp]|ENDPOINT", value_parser = target)]
+    to: ExplainTarget,
 }
 
 pub(super) async fn pending(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
@@ -48,8 +45,8 @@ pub(super) async fn explain(
     client: &Client,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
-    let ExplainArgs { pid, to: Target { peer, protocol } } = args;
-    let explanation = client.explain(ExplainQuestion { pid, to: peer, protocol }).await?;
+    let ExplainArgs { pid, to } = args;
+    let explanation = client.explain(ExplainQuestion { pid, to }).await?;
     console.show(&explanation, render_explanation)
 }
 
@@ -139,16 +136,24 @@ fn render_explanation(explanation: &Explanation, style: Style) -> String {
     text
 }
 
-fn target(text: &str) -> Result<Target, String> {
-    const FORM: &str = "write an address such as 192.0.2.7:443 or [2001:db8::1]:53/udp";
+fn target(text: &str) -> Result<ExplainTarget, String> {
+    const FORM: &str = "write an address such as 192.0.2.7:443 or [2001:db8::1]:53/udp, or an \
+                        endpoint such as unix:/run/docker.sock";
+    if ["unix:", "vsock:", "netlink:", "family:"].iter().any(|kind| text.starts_with(kind)) {
+        let endpoint = Endpoint::parse(text).map_err(|problem| problem.to_string())?;
+        if matches!(endpoint, Endpoint::Vsock { port: None, .. }) {
+            return Err("name one port, like vsock:2:1024".to_owned());
+        }
+        return Ok(ExplainTarget::Endpoint(endpoint));
+    }
     let (peer, protocol) = match text.rsplit_once('/') {
         None => (text, PROTOCOL_TCP),
         Some((peer, "tcp")) => (peer, PROTOCOL_TCP),
         Some((peer, "udp")) => (peer, PROTOCOL_UDP),
         Some((_, other)) => return Err(format!("{other} is neither tcp nor udp; {FORM}")),
     };
-    let peer = peer.parse().map_err(|_| format!("names are not looked up here; {FORM}"))?;
-    Ok(Target { peer, protocol })
+    let to = peer.parse().map_err(|_| format!("names are not looked up here; {FORM}"))?;
+    Ok(ExplainTarget::Address { to, protocol })
 }
 
 #[cfg(test)]
@@ -166,9 +171,13 @@ mod tests {
         ] {
             assert_eq!(
                 target(text),
-                Ok(Target { peer: peer.parse().unwrap(), protocol }),
+                Ok(ExplainTarget::Address { to: peer.parse().unwrap(), protocol }),
                 "{text}"
             );
+        }
+        for text in ["unix:/run/docker.sock", "unix:@name", "vsock:2:1024", "family:packet"] {
+            let endpoint = Endpoint::parse(text).unwrap();
+            assert_eq!(target(text), Ok(ExplainTarget::Endpoint(endpoint)), "{text}");
         }
         for bad in [
             "192.0.2.7",
@@ -176,6 +185,9 @@ mod tests {
             "192.0.2.7:443/icmp",
             "192.0.2.7:70000",
             "2001:db8::1:53",
+            "unix:docker.sock",
+            "vsock:2:*",
+            "netlink:nonsense",
             "",
         ] {
             assert!(target(bad).is_err(), "{bad}");

@@ -14,6 +14,7 @@ mod waiting;
 use std::time::Duration;
 
 use agent_enforcer_common::{
+    destination::{Destination, PROTOCOL_TCP, PeerFamily},
     id::{GrantId, ToolId},
     reason::Reason,
     record::{CALL_LIVE_FLOW, CALL_PARKED, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Hook},
@@ -22,6 +23,7 @@ use agent_enforcer_common::{
 use super::{
     Engine,
     images::ImageStanding,
+    nanoseconds,
     pending::{Awaits, GroupKey, WaitingCall},
 };
 use crate::{
@@ -37,6 +39,10 @@ pub(super) use uses::UseStage;
 
 /// How long a caller may wait for its executable to be hashed, or for a use to be recorded.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a unix socket may be called without another look at what its path leads to, where its file
+/// system can't tell it from a successor with its inode number.
+const AMBIGUOUS: Duration = Duration::from_secs(1);
 
 /// What is to be done about one question.
 enum Resolution {
@@ -58,6 +64,7 @@ impl Engine {
         if self.pending.has_call(&key, record) {
             return;
         }
+        self.know_peer(&record.destination);
         // Or it was asked again while its call was being ended.
         if hook == Hook::Egress && self.verdicts.has_ended(record.request) {
             return;
@@ -67,14 +74,15 @@ impl Engine {
             if record.flags & CALL_LIVE_FLOW != 0 {
                 // The one entry of the map is the flow's for a moment.
                 self.withdraw_use(&key);
-            } else if let Some(tool) = self.policy.tool_at(&record.destination).map(|tool| tool.id)
-            {
+            } else if let Some(tool) = self.tool_at(&record.destination).map(|tool| tool.id) {
                 return self.wait(key, call, Awaits::Use { tool }, IDENTITY_LIMIT);
             }
         }
         let resolution = self.resolve(record);
         self.settle(key, call, &resolution);
-        self.expect_held_of(&record.process);
+        if is_tcp(&record.destination) {
+            self.expect_held_of(&record.process);
+        }
     }
 
     /// A call that the kernel side denied by itself.
@@ -109,7 +117,8 @@ impl Engine {
     fn missing(&self, record: &CallRecord) -> Option<Reason> {
         let agent = self.policy.agent(self.agent_names.get(&record.process.agent)?)?;
         let (instance, now_ns) = (record.process.instance, self.clock.now_ns());
-        match rule(&self.policy, agent, &self.grants, instance, &record.destination, now_ns) {
+        let tool = self.tool_at(&record.destination);
+        match rule(agent, &self.grants, instance, tool, now_ns) {
             Ruling::Deny { reason, .. } | Ruling::Wait { reason, .. } => Some(reason),
             Ruling::Allow { .. } => None,
         }
@@ -119,7 +128,7 @@ impl Engine {
         if record.generation == self.verdicts.generation().get() && !record.tool.is_none() {
             return Some(record.tool);
         }
-        self.policy.tool_at(&record.destination).map(|tool| tool.id)
+        self.tool_at(&record.destination).map(|tool| tool.id)
     }
 
     /// Decides one question. The only place where that happens.
@@ -142,21 +151,32 @@ impl Engine {
                 }
             }
         }
+        let destination = record.destination;
+        self.peers.locate(&self.policy, &destination);
+        if self.peers.is_control(&destination) {
+            return Resolution::Deny { reason: Reason::Guarded, tool: None, lasting: true };
+        }
         let Some(agent) = self.policy.agent(&name) else {
             return passing(Reason::AgentUnknown);
         };
-        let (destination, now_ns) = (record.destination, self.clock.now_ns());
-        let ruling =
-            rule(&self.policy, agent, &self.grants, record.process.instance, &destination, now_ns);
-        match ruling {
+        let now_ns = self.clock.now_ns();
+        let tool = self.tool_at(&destination);
+        match rule(agent, &self.grants, record.process.instance, tool, now_ns) {
             Ruling::Allow { tool, grant, expires_ns, reason, counted: false } => {
                 let grant = grant.unwrap_or_default();
+                let expires_ns = if self.peers.is_ambiguous(&destination) {
+                    expires_ns.min(now_ns + nanoseconds(AMBIGUOUS))
+                } else {
+                    expires_ns
+                };
                 let (extent, marks) = (Extent::Any, agent.socket_mark.is_some());
                 let allowance = Allowance { expires_ns, grant, tool, reason, extent, marks };
                 Resolution::Allow { tool, allowance }
             }
             Ruling::Deny { reason, tool } => {
-                Resolution::Deny { reason: agent.on_miss.denial(reason), tool, lasting: true }
+                // Which unix socket a path of the policy leads to may change at any time.
+                let lasting = destination.family() != PeerFamily::Unix as u8;
+                Resolution::Deny { reason: agent.on_miss.denial(reason), tool, lasting }
             }
             Ruling::Allow { tool, grant, counted: true, .. } => {
                 match (self.given_allowance(agent, record, tool, now_ns), grant) {
@@ -221,4 +241,9 @@ impl Engine {
                 marks: agent.socket_mark.is_some(),
             })
     }
+}
+
+/// Whether a call's packets can be held and its flow be reset.
+fn is_tcp(destination: &Destination) -> bool {
+    destination.family() == PeerFamily::Ip as u8 && destination.protocol() == PROTOCOL_TCP
 }

@@ -53,10 +53,13 @@ impl WaitingCall {
         Self { record, hook, pidfd: None, parked: Vec::new() }
     }
 
-    /// Whether a question is about this call: repeated under its number, or of its socket.
+    /// Whether a record of the same group is about this call: its question repeated under its number,
+    /// or of its socket, or of its thread where there is no socket yet.
     fn is_asked_by(&self, record: &CallRecord) -> bool {
-        self.record.request == record.request
-            || (record.socket_cookie != 0 && self.record.socket_cookie == record.socket_cookie)
+        let own = &self.record;
+        let same_place = own.socket_cookie == record.socket_cookie
+            && (own.socket_cookie != 0 || own.process.tid == record.process.tid);
+        own.request == record.request || same_place
     }
 }
 
@@ -370,19 +373,6 @@ mod tests {
     }
 
     #[test]
-    fn calls_without_a_socket_are_told_apart_by_their_questions() {
-        let mut pending = Pending::new(PendingLimits { total: 9, per_instance: 9 });
-        let asked = |request| {
-            let record = call(1, 0).record;
-            CallRecord { request: RequestId::new(request), ..record }
-        };
-        let waiting = WaitingCall::new(asked(7), Hook::UnixConnect);
-        pending.add(key(1), waiting, Awaits::Identity, 9).unwrap();
-        assert!(pending.has_call(&key(1), &asked(7)));
-        assert!(!pending.has_call(&key(1), &asked(8)));
-    }
-
-    #[test]
     fn the_call_of_a_socket_leaves_whatever_its_place() {
         let mut pending = Pending::new(PendingLimits { total: 9, per_instance: 9 });
         for cookie in 1..=2 {
@@ -395,5 +385,20 @@ mod tests {
         assert_eq!(pending.take_call(&key(1), &call(1, 1).record).unwrap().record.socket_cookie, 1);
         assert!(pending.is_empty() && pending.by_instance.is_empty());
         assert!(pending.awaits(&key(1)).is_none());
+    }
+
+    #[test]
+    fn calls_without_a_socket_are_told_apart_by_thread_and_question() {
+        let mut pending = Pending::new(PendingLimits { total: 9, per_instance: 9 });
+        let asked = |tid, request| {
+            let mut record = call(1, 0).record;
+            record.process.tid = tid;
+            CallRecord { request: RequestId::new(request), ..record }
+        };
+        let waiting = WaitingCall::new(asked(7, 70), Hook::UnixConnect);
+        pending.add(key(1), waiting, Awaits::Identity, 9).unwrap();
+        assert!(pending.has_call(&key(1), &asked(7, 71)));
+        assert!(pending.has_call(&key(1), &asked(8, 70)));
+        assert!(!pending.has_call(&key(1), &asked(8, 71)));
     }
 }

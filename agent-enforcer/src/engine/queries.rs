@@ -12,8 +12,8 @@ use agent_enforcer_common::{
 use super::{Engine, UseStage, images::ImageStanding, pending::Awaits};
 use crate::{
     control::{
-        AgentView, ControlError, ExplainQuestion, ExplainStep, Explanation, InstanceView,
-        PendingView, Status,
+        AgentView, ControlError, ExplainQuestion, ExplainStep, ExplainTarget, Explanation,
+        InstanceView, PendingView, Status,
     },
     decision::instance_name,
     events::LostRecords,
@@ -180,7 +180,10 @@ impl Engine {
                     instance: instance_name(first.process.instance),
                     pid: first.process.tgid,
                     exe: image.and_then(|image| image.process.exe.clone()).unwrap_or_default(),
-                    destination: key.destination.to_string(),
+                    destination: self
+                        .peers
+                        .name(&key.destination)
+                        .map_or_else(|| key.destination.to_string(), |peer| peer.to_string()),
                     tool: tool
                         .and_then(|id| self.policy.tool(id))
                         .map(|tool| tool.name.to_string()),
@@ -200,28 +203,29 @@ impl Engine {
         &mut self,
         question: &ExplainQuestion,
     ) -> Result<Explanation, ControlError> {
-        let ExplainQuestion { pid, to, protocol } = question;
-        let destination = Destination::from_socket_addr(*to, *protocol);
+        let ExplainQuestion { pid, to } = question;
+        let destination = match to {
+            ExplainTarget::Address { to, protocol } => {
+                Destination::from_socket_addr(*to, *protocol).to_string()
+            }
+            ExplainTarget::Endpoint(endpoint) => endpoint.to_string(),
+        };
         if !PathBuf::from(format!("/proc/{pid}")).exists() {
             return Err(ControlError::NotFound(format!("there is no process {pid}; see `ps`")));
         }
         let Ok(tag) = self.processes.processes.get(pid, 0) else {
             let found = format!("process {pid} is no agent's: nothing it does is looked at");
-            return Ok(explanation(
-                "not_an_agent",
-                Reason::None,
-                &destination,
-                vec![step("agent", found, false)],
-            ));
+            let steps = vec![step("agent", found, false)];
+            return Ok(explanation("not_an_agent", Reason::None, destination, steps));
         };
         let Some(name) = self.agent_names.get(&tag.agent).cloned() else {
             let found = format!("agent number {} is not in the policy", tag.agent.get());
             let steps = vec![step("agent", found, false)];
-            return Ok(explanation("denied", Reason::AgentUnknown, &destination, steps));
+            return Ok(explanation("denied", Reason::AgentUnknown, destination, steps));
         };
         let facts = ProcessFacts { tgid: *pid, ..ProcessFacts::of(&tag) };
         let identity = self.attest(&facts);
-        let mut explained = self.explain_agent(&name, &facts, identity, &destination);
+        let mut explained = self.explain_agent(&name, &facts, identity, to, destination);
         explained.agent = Some(name.to_string());
         explained.instance = Some(instance_name(tag.instance));
         Ok(explained)
@@ -232,7 +236,8 @@ impl Engine {
         name: &Arc<str>,
         facts: &ProcessFacts,
         identity: ImageStanding,
-        destination: &Destination,
+        to: &ExplainTarget,
+        destination: String,
     ) -> Explanation {
         let instance = instance_name(facts.instance);
         let mut steps =
@@ -260,12 +265,27 @@ impl Engine {
             steps.push(step("agent", format!("{name} is not in the policy"), false));
             return explanation("denied", Reason::AgentUnknown, destination, steps);
         };
+        let tool = match to {
+            ExplainTarget::Address { to, protocol } => {
+                self.policy.tool_at(&Destination::from_socket_addr(*to, *protocol))
+            }
+            ExplainTarget::Endpoint(endpoint) => {
+                if self.peers.is_control_at(endpoint) {
+                    let found = format!("{destination} is the enforcer's own: no tool can have it");
+                    steps.push(step("tool", found, false));
+                    return explanation("denied", Reason::Guarded, destination, steps);
+                }
+                match endpoint.destination() {
+                    Some(destination) => self.policy.tool_at(&destination),
+                    None => self.peers.tool_of_endpoint(&self.policy, endpoint),
+                }
+            }
+        };
         let now_ns = self.clock.now_ns();
-        let (policy, grants, of) = (&self.policy, &self.grants, facts.instance);
-        steps.extend(explain_rule(policy, agent, grants, of, destination, now_ns));
+        let (grants, of) = (&self.grants, facts.instance);
+        steps.extend(explain_rule(agent, grants, of, tool, &destination, now_ns));
         let denied = |missing| ("denied", agent.on_miss.denial(missing), missing);
-        let (outcome, reason, telling) = match rule(policy, agent, grants, of, destination, now_ns)
-        {
+        let (outcome, reason, telling) = match rule(agent, grants, of, tool, now_ns) {
             Ruling::Allow { reason, .. } => ("allowed", reason, reason),
             Ruling::Deny { reason, .. } => denied(reason),
             Ruling::Wait { reason, .. } => match agent.on_miss {
@@ -286,7 +306,7 @@ fn step(question: &str, found: String, holds: bool) -> ExplainStep {
 fn explanation(
     outcome: &str,
     reason: Reason,
-    destination: &Destination,
+    destination: String,
     steps: Vec<ExplainStep>,
 ) -> Explanation {
     Explanation {
@@ -295,7 +315,7 @@ fn explanation(
         remedy: reason.remedy().to_owned(),
         agent: None,
         instance: None,
-        destination: destination.to_string(),
+        destination,
         steps,
     }
 }

@@ -91,6 +91,8 @@ impl Key {
             process,
             last_pid: _,
             destination,
+            // It goes with the destination.
+            peer: _,
             tool,
             grant,
             hook,

@@ -20,7 +20,7 @@ pub(super) fn line<T: Serialize>(value: &T) -> Result<String, serde_json::Error>
 
 /// A path as text. The flag says that it is not UTF-8: then the bytes that are not, and `%`,
 /// are written as `%XX`, so that the path can be had back byte by byte.
-pub(super) fn path_text(path: &Path) -> (Cow<'_, str>, bool) {
+pub(crate) fn path_text(path: &Path) -> (Cow<'_, str>, bool) {
     if let Some(text) = path.to_str() {
         return (Cow::Borrowed(text), false);
     }

@@ -78,6 +78,7 @@ pub(super) fn call_of_pid(pid: u32) -> CallDecision {
         process: Arc::new(process(pid)),
         last_pid: pid,
         destination: Destination::v4(0xc000_0201, 443, PROTOCOL_TCP),
+        peer: None,
         tool: Some("registry".into()),
         grant: Some(Arc::new(GrantRef {
             id: GrantId::new(42),

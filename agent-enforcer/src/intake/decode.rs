@@ -1,7 +1,10 @@
 //! Bytes of the ring -> records. The bytes come from the kernel programs, but perhaps of another
 //! version: nothing is believed before kind and size agree.
 
-use agent_enforcer_common::record::{CallRecord, Hook, ProcessRecord, RecordHeader, RecordKind};
+use agent_enforcer_common::{
+    peer::{PeerRecord, UNIX_NAME_BYTES},
+    record::{CallRecord, Hook, ProcessRecord, RecordHeader, RecordKind},
+};
 use aya::Pod;
 
 /// A record of the kernel side.
@@ -27,6 +30,8 @@ pub enum Record {
     InstanceEnded(ProcessRecord),
     /// See `RecordKind::TableFull`.
     TableFull(ProcessRecord),
+    /// See `RecordKind::Peer`.
+    Peer(PeerRecord),
 }
 
 /// A record that is none.
@@ -58,6 +63,11 @@ pub enum DecodeError {
     /// A hook of another version.
     #[error("a record of unknown hook {0}; restart the daemon to replace the kernel programs")]
     Hook(u8),
+    /// A name that is longer than its room.
+    #[error(
+        "a record of a name of {0} bytes, at most {UNIX_NAME_BYTES} fit; restart the daemon to replace the kernel programs"
+    )]
+    Name(u32),
 }
 
 /// Reads one record.
@@ -74,7 +84,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         RecordKind::Joined => Record::Joined(whole(bytes, &header)?),
         RecordKind::Executed => Record::Executed(whole(bytes, &header)?),
         RecordKind::InstanceEnded => Record::InstanceEnded(whole(bytes, &header)?),
-        RecordKind::Peer | RecordKind::Guarded => return Err(DecodeError::Kind(header.kind)),
+        RecordKind::Peer => Record::Peer(peer(bytes, &header)?),
+        RecordKind::Guarded => return Err(DecodeError::Kind(header.kind)),
         RecordKind::TableFull => Record::TableFull(whole::<ProcessRecord>(bytes, &header)?),
     })
 }
@@ -87,6 +98,15 @@ fn call(
     let record: CallRecord = whole(bytes, header)?;
     let hook = Hook::from_raw(record.hook).ok_or(DecodeError::Hook(record.hook))?;
     Ok(make(record, hook))
+}
+
+fn peer(bytes: &[u8], header: &RecordHeader) -> Result<PeerRecord, DecodeError> {
+    let record: PeerRecord = whole(bytes, header)?;
+    let fits = |length: &u32| usize::try_from(*length).is_ok_and(|bytes| bytes <= UNIX_NAME_BYTES);
+    match [record.path_length, record.named.peer.length].into_iter().find(|length| !fits(length)) {
+        Some(length) => Err(DecodeError::Name(length)),
+        None => Ok(record),
+    }
 }
 
 fn whole<T: Pod>(bytes: &[u8], header: &RecordHeader) -> Result<T, DecodeError> {
@@ -107,6 +127,7 @@ fn read<T: Pod>(bytes: &[u8]) -> Result<T, DecodeError> {
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "records are small")]
 mod tests {
+    use agent_enforcer_common::peer::UnixPeer;
     use proptest::prelude::*;
 
     use super::*;
@@ -136,6 +157,28 @@ mod tests {
         call[..4].copy_from_slice(&(RecordKind::Request as u32).to_ne_bytes());
         call[4..8].copy_from_slice(&(size_of::<CallRecord>() as u32).to_ne_bytes());
         assert!(matches!(decode(&call), Err(DecodeError::Hook(0))));
+    }
+
+    #[test]
+    fn reads_a_peer_whose_names_fit() {
+        let record = |path_length: u32, name_length: u32| {
+            let mut bytes = vec![0; size_of::<PeerRecord>()];
+            let mut put = |at: usize, value: u32| {
+                bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+            };
+            put(0, RecordKind::Peer as u32);
+            put(4, size_of::<PeerRecord>() as u32);
+            put(std::mem::offset_of!(PeerRecord, path_length), path_length);
+            let name = std::mem::offset_of!(UnixPeer, length);
+            put(std::mem::offset_of!(PeerRecord, named) + name, name_length);
+            decode(&bytes)
+        };
+        assert!(matches!(record(112, 0), Ok(Record::Peer(peer)) if peer.path_length == 112));
+        assert!(matches!(record(0, 112), Ok(Record::Peer(peer)) if peer.named.peer.length == 112));
+        assert!(matches!(record(113, 0), Err(DecodeError::Name(113))));
+        assert!(matches!(record(0, u32::MAX), Err(DecodeError::Name(u32::MAX))));
+        let kind = RecordKind::Peer as u32;
+        assert!(matches!(decode(&process(kind, 96)), Err(DecodeError::Size { found: 96, .. })));
     }
 
     proptest! {

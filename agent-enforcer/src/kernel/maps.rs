@@ -7,6 +7,7 @@ use agent_enforcer_common::{
     id::{AgentId, ExecId, InstanceId, RequestId},
     names,
     park::ParkedCall,
+    peer::{NumberedPeer, UnixPeer},
     process::{
         CgroupKey, CgroupPattern, ExecutableKey, Identity, InstanceState, ProcessTag,
         SelectorDefaults, TermSet, UserKey,
@@ -64,6 +65,8 @@ pub struct ProcessMaps {
     pub sockets: SkStorage<MapData, SocketTag>,
     /// Stopped callers, by thread group and thread.
     pub parked: HashMap<MapData, u64, ParkedCall>,
+    /// Unix sockets that were called. The kernel side's to write.
+    pub peers: HashMap<MapData, UnixPeer, NumberedPeer>,
 }
 
 /// What the selector loader writes.
@@ -107,6 +110,7 @@ impl Maps {
                 instances: take(ebpf, names::INSTANCES)?,
                 sockets: take(ebpf, names::TAGS)?,
                 parked: take(ebpf, names::PARKED)?,
+                peers: take(ebpf, names::PEERS)?,
             },
             selectors: SelectorMaps {
                 cgroups: take(ebpf, names::CGROUPS)?,

@@ -2,7 +2,7 @@
 //!
 //! In: the facts that the kernel side recorded, and /proc. Out: [`crate::decision::Process`], the
 //! executable as an open handle, digests, the running processes at start-up, the files behind path
-//! globs. The subjects are hostile and know this code: a pid is bound to its start time before
+//! globs, the sockets behind paths. The subjects are hostile and know this code: a pid is bound to its start time before
 //! anything is believed, the executable is compared with the kernel's record, a file is opened for
 //! reading only on worker threads. Nothing here decides anything or writes to the kernel.
 
@@ -12,6 +12,7 @@ pub mod digest;
 pub mod executables;
 pub mod process;
 pub mod scan;
+pub mod socket_files;
 pub mod sockets;
 pub mod stopped;
 pub mod watcher;

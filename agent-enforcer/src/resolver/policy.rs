@@ -10,6 +10,7 @@ mod compile;
 mod coverage;
 mod directory;
 mod document;
+mod endpoint;
 mod error;
 mod network;
 mod normal;
@@ -31,11 +32,16 @@ pub(in crate::resolver) mod testing;
 
 use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
-use agent_enforcer_common::{destination::Destination, id::ToolId, reason::Reason};
+use agent_enforcer_common::{
+    destination::{Destination, PeerFamily},
+    id::ToolId,
+    reason::Reason,
+};
 use ipnet::IpNet;
 
 pub use compile::{Compiled, ScopedPrefix, compile};
-use coverage::AddressIndex;
+use coverage::{AddressIndex, EndpointIndex};
+pub use endpoint::{Endpoint, EndpointProblem, family_word};
 pub use error::{Overlap, PolicyError, PolicyErrors, Problem};
 pub use place::Place;
 pub use plan::{PlannedTerm, SelectorPlan};
@@ -51,6 +57,7 @@ pub struct Policy {
     tool_names: HashMap<Arc<str>, usize>,
     agent_names: HashMap<Arc<str>, usize>,
     addresses: AddressIndex,
+    endpoints: EndpointIndex,
 }
 
 /// A named set of destinations. No destination belongs to two tools.
@@ -64,9 +71,11 @@ pub struct Tool {
     pub networks: Vec<IpNet>,
     /// Host names, as written. Not resolved yet: only `networks` decides.
     pub hosts: Vec<Arc<str>>,
-    /// Ports, sorted, not touching each other.
+    /// Destinations that are no IP addresses, as written.
+    pub endpoints: Vec<Endpoint>,
+    /// Ports of `networks`, sorted, not touching each other.
     pub ports: Vec<PortRange>,
-    /// Transport protocols (`IPPROTO_*`), sorted.
+    /// Transport protocols (`IPPROTO_*`) of `networks`, sorted.
     pub protocols: Vec<u8>,
 }
 
@@ -98,6 +107,8 @@ pub struct Agent {
     pub on_miss: OnMiss,
     /// How long a call may wait for its decision.
     pub stall_limit: Duration,
+    /// How a TCP call waits.
+    pub stall_tcp: TcpStall,
     /// Whether denials are enforced.
     pub mode: Mode,
     /// `SO_MARK` of its sockets; `None` leaves the mark alone.
@@ -122,6 +133,15 @@ impl OnMiss {
             Self::Deny => Reason::DeniedOnMiss,
         }
     }
+}
+
+/// How a TCP call of an agent waits for its decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpStall {
+    /// Its packets are kept back.
+    Hold,
+    /// The calling process is stopped, where LSM programs are in force.
+    Park,
 }
 
 /// Whether denials are enforced.
@@ -157,7 +177,8 @@ impl Policy {
         let tool_names = positions(tools.iter().map(|tool| &tool.name).collect());
         let agent_names = positions(agents.iter().map(|agent| &agent.name).collect());
         let addresses = AddressIndex::new(&tools);
-        Self { tools, agents, tool_names, agent_names, addresses }
+        let endpoints = EndpointIndex::new(&tools);
+        Self { tools, agents, tool_names, agent_names, addresses, endpoints }
     }
 
     /// Every tool, in the order of its id.
@@ -185,12 +206,34 @@ impl Policy {
         self.tools.get(*self.tool_names.get(name)?)
     }
 
-    /// The one tool that a destination belongs to.
+    /// The one tool that a destination belongs to. None for a unix socket, whose number says nothing:
+    /// see [`Self::tool_with`].
     pub fn tool_at(&self, destination: &Destination) -> Option<&Tool> {
+        if destination.family() != PeerFamily::Ip as u8 {
+            return self.endpoints.at(destination).and_then(|id| self.tool(id));
+        }
         self.addresses
             .at(destination.octets())
             .filter_map(|id| self.tool(id))
             .find(|tool| tool.speaks(destination.protocol(), destination.port()))
+    }
+
+    /// The tool that names an endpoint.
+    pub fn tool_with(&self, endpoint: &Endpoint) -> Option<&Tool> {
+        self.tool(self.endpoints.named(endpoint)?)
+    }
+
+    /// The paths of unix sockets that tools name, in the order of the tools.
+    pub fn socket_paths(&self) -> impl Iterator<Item = (&Arc<str>, &Tool)> {
+        self.tools.iter().flat_map(|tool| {
+            tool.endpoints.iter().filter_map(move |endpoint| match endpoint {
+                Endpoint::UnixPath(path) => Some((path, tool)),
+                Endpoint::UnixAbstract(_)
+                | Endpoint::Vsock { .. }
+                | Endpoint::Netlink(_)
+                | Endpoint::Family(_) => None,
+            })
+        })
     }
 
     /// The policy in its normal form: one document that loads as this same policy.
@@ -254,6 +297,16 @@ impl OnMiss {
         match self {
             Self::Stall => "stall",
             Self::Deny => "deny",
+        }
+    }
+}
+
+impl TcpStall {
+    /// The word in policy files.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Park => "park",
         }
     }
 }

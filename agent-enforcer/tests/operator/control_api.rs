@@ -11,7 +11,7 @@ use std::{
 
 use agent_enforcer::{
     api::{ApiError, Client, EventItem, EventQuery, EventStream, Listener, socket_path},
-    control::{ControlError, ExplainQuestion, GrantSpec},
+    control::{ControlError, ExplainQuestion, ExplainTarget, GrantSpec},
 };
 use tokio::time::timeout;
 
@@ -58,8 +58,8 @@ async fn answers_arrive_as_they_were_given() {
     let grant = client.grant_issue(spec()).await.unwrap();
     assert_eq!((grant.reason.as_str(), grant.max_uses), ("line\nbreak", Some(3)));
     same(&client.grant_list().await.unwrap(), &vec![grant]);
-    let to = "[fe80::1%3]:53".parse().unwrap();
-    let explanation = client.explain(ExplainQuestion { pid: 1, to, protocol: 17 }).await.unwrap();
+    let to = ExplainTarget::Address { to: "[fe80::1%3]:53".parse().unwrap(), protocol: 17 };
+    let explanation = client.explain(ExplainQuestion { pid: 1, to }).await.unwrap();
     assert_eq!(explanation.destination, "[fe80::1%3]:53/17");
     client.detach("upgrade".to_owned()).await.unwrap();
     assert_eq!(daemon.control.detached.lock().unwrap().as_deref(), Some("upgrade"));
@@ -89,8 +89,8 @@ async fn failure_of_one_command_leaves_the_others_alone() {
     need_root();
     let daemon = Daemon::start();
     let client = daemon.client().await;
-    let to = "192.0.2.1:1".parse().unwrap();
-    let error = client.explain(ExplainQuestion { pid: 666, to, protocol: 6 }).await.unwrap_err();
+    let to = ExplainTarget::Address { to: "192.0.2.1:1".parse().unwrap(), protocol: 6 };
+    let error = client.explain(ExplainQuestion { pid: 666, to }).await.unwrap_err();
     assert!(matches!(error, ApiError::Refused(ControlError::Internal(_))), "{error}");
     client.status().await.unwrap();
 }

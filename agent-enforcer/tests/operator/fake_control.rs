@@ -15,8 +15,8 @@ use std::{
 use agent_enforcer::{
     api::{self, ApiError},
     control::{
-        AgentView, Control, ControlError, EventFeed, ExplainQuestion, ExplainStep, Explanation,
-        GrantSpec, GrantView, InstanceView, PendingView, PolicyView, Reply, Status,
+        AgentView, Control, ControlError, EventFeed, ExplainQuestion, ExplainStep, ExplainTarget,
+        Explanation, GrantSpec, GrantView, InstanceView, PendingView, PolicyView, Reply, Status,
     },
 };
 use tokio::{
@@ -210,7 +210,10 @@ impl Control for FakeControl {
             remedy: "name the destination in a tool of the policy".to_owned(),
             agent: Some("coder".to_owned()),
             instance: None,
-            destination: format!("{}/{}", question.to, question.protocol),
+            destination: match question.to {
+                ExplainTarget::Address { to, protocol } => format!("{to}/{protocol}"),
+                ExplainTarget::Endpoint(endpoint) => endpoint.to_string(),
+            },
             steps: vec![ExplainStep {
                 question: "tool".to_owned(),
                 found: "none".to_owned(),

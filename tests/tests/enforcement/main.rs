@@ -13,6 +13,7 @@
 mod basics;
 mod bypass;
 mod doctor;
+mod endpoints;
 mod events;
 mod families;
 mod grants;

@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use super::{count, each, number, path, path_bytes, system_time, unix_ns};
 use crate::{
     api::wire,
-    control::{ControlError, ExplainQuestion, ExplainStep, Explanation, PendingView},
+    control::{
+        ControlError, ExplainQuestion, ExplainStep, ExplainTarget, Explanation, PendingView,
+    },
+    resolver::policy::Endpoint,
 };
 
 both_ways!(PendingView, wire::PendingCall {
@@ -18,12 +21,19 @@ both_ways!(PendingView, wire::PendingCall {
 
 impl From<ExplainQuestion> for wire::ExplainRequest {
     fn from(question: ExplainQuestion) -> Self {
-        let ExplainQuestion { pid, to, protocol } = question;
+        let ExplainQuestion { pid, to } = question;
+        let (to, protocol) = match to {
+            ExplainTarget::Address { to, protocol } => (to, protocol),
+            ExplainTarget::Endpoint(endpoint) => {
+                return Self { pid, endpoint: endpoint.to_string(), ..Self::default() };
+            }
+        };
         let (address, scope) = match to {
             SocketAddr::V4(v4) => (v4.ip().octets().to_vec(), 0),
             SocketAddr::V6(v6) => (v6.ip().octets().to_vec(), v6.scope_id()),
         };
-        Self { pid, address, port: to.port().into(), scope, protocol: protocol.into() }
+        let (port, protocol) = (to.port().into(), protocol.into());
+        Self { pid, address, port, scope, protocol, endpoint: String::new() }
     }
 }
 
@@ -32,7 +42,15 @@ impl TryFrom<wire::ExplainRequest> for ExplainQuestion {
 
     fn try_from(request: wire::ExplainRequest) -> Result<Self, ControlError> {
         let invalid = |what: &str| ControlError::Invalid(what.to_owned());
-        let wire::ExplainRequest { pid, address, port, scope, protocol } = request;
+        let wire::ExplainRequest { pid, address, port, scope, protocol, endpoint } = request;
+        if !endpoint.is_empty() {
+            if !address.is_empty() {
+                return Err(invalid("a destination is an address or an endpoint, not both"));
+            }
+            let endpoint = Endpoint::parse(&endpoint)
+                .map_err(|problem| ControlError::Invalid(problem.to_string()))?;
+            return Ok(Self { pid, to: ExplainTarget::Endpoint(endpoint) });
+        }
         let port = u16::try_from(port).map_err(|_| invalid("a port is at most 65535"))?;
         let protocol = u8::try_from(protocol).map_err(|_| invalid("a protocol is at most 255"))?;
         let ip = <[u8; 4]>::try_from(address.as_slice())
@@ -43,7 +61,7 @@ impl TryFrom<wire::ExplainRequest> for ExplainQuestion {
             IpAddr::V4(v4) => SocketAddrV4::new(v4, port).into(),
             IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, scope).into(),
         };
-        Ok(Self { pid, to, protocol })
+        Ok(Self { pid, to: ExplainTarget::Address { to, protocol } })
     }
 }
 
@@ -63,10 +81,22 @@ mod tests {
         for text in
             ["192.0.2.1:443", "[2001:db8::1]:53", "[fe80::1%3]:65535", "[::ffff:192.0.2.1]:0"]
         {
-            let question = ExplainQuestion { pid: 1, to: text.parse().unwrap(), protocol: 17 };
-            let back = ExplainQuestion::try_from(wire::ExplainRequest::from(question)).unwrap();
-            assert_eq!((back.to.to_string().as_str(), back.protocol), (text, 17));
+            let to = ExplainTarget::Address { to: text.parse().unwrap(), protocol: 17 };
+            assert_eq!(there_and_back(to.clone()), to);
         }
+    }
+
+    #[test]
+    fn endpoints_stay_what_they_are() {
+        for text in ["unix:/run/docker.sock", "unix:@a b", "vsock:2:1024", "netlink:audit"] {
+            let to = ExplainTarget::Endpoint(Endpoint::parse(text).unwrap());
+            assert_eq!(there_and_back(to.clone()), to);
+        }
+    }
+
+    fn there_and_back(to: ExplainTarget) -> ExplainTarget {
+        let request = wire::ExplainRequest::from(ExplainQuestion { pid: 1, to });
+        ExplainQuestion::try_from(request).unwrap().to
     }
 
     #[test]
@@ -77,12 +107,19 @@ mod tests {
             port: 1,
             scope: 0,
             protocol: 6,
+            endpoint: String::new(),
         };
         for bad in [
             wire::ExplainRequest { address: vec![1, 2, 3], ..good() },
             wire::ExplainRequest { address: Vec::new(), ..good() },
             wire::ExplainRequest { port: 65536, ..good() },
             wire::ExplainRequest { protocol: 256, ..good() },
+            wire::ExplainRequest { endpoint: "unix:/run/x".to_owned(), ..good() },
+            wire::ExplainRequest {
+                address: Vec::new(),
+                endpoint: "unix:run/x".to_owned(),
+                ..good()
+            },
         ] {
             assert!(matches!(ExplainQuestion::try_from(bad), Err(ControlError::Invalid(_))));
         }

@@ -9,7 +9,7 @@ use agent_enforcer_common::{
     record::{CallRecord, Hook, ProcessFacts},
 };
 
-use super::Resolution;
+use super::{Resolution, is_tcp};
 use crate::{
     decision::{CallDecision, Outcome},
     engine::{
@@ -133,7 +133,7 @@ impl Engine {
 
     /// What is held for this question ends with its next packet.
     pub(super) fn end_question(&mut self, record: &CallRecord, reason: Reason) {
-        if record.destination.protocol() == PROTOCOL_TCP {
+        if is_tcp(&record.destination) {
             let written = self.verdicts.end(record.request, reason);
             self.check(written);
         }
@@ -163,7 +163,7 @@ impl Engine {
 
     /// Ends the socket of a denied flow, so that its owner learns at once.
     pub(in crate::engine) fn reset_flow(&self, record: &CallRecord) {
-        if record.destination.protocol() != PROTOCOL_TCP || record.socket_cookie == 0 {
+        if !is_tcp(&record.destination) || record.socket_cookie == 0 {
             return;
         }
         let ProcessFacts { tgid, start_ns, .. } = record.process;
@@ -238,6 +238,7 @@ impl Engine {
             process,
             last_pid: record.process.tgid,
             destination: record.destination,
+            peer: self.peers.name(&record.destination).map(Arc::new),
             tool: tool.and_then(|id| self.policy.tool(id)).map(|tool| Arc::clone(&tool.name)),
             grant,
             hook,

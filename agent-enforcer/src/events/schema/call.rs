@@ -9,20 +9,29 @@ mod wording;
 
 use std::sync::Arc;
 
-use agent_enforcer_common::{destination::Destination, reason::Reason, record::Hook};
+use agent_enforcer_common::{
+    destination::{Destination, PeerFamily},
+    reason::Reason,
+    record::Hook,
+};
 
 use super::{
     Head, Severity,
     objects::{self, Policy, ProcessObject, USER_UNKNOWN, User},
 };
 use crate::{
-    decision::{CallDecision, GrantRef, Outcome, grant_name, instance_name},
+    decision::{CallDecision, GrantRef, Outcome, PeerName, grant_name, instance_name},
     events::{EventClass, clock::Moment, fold::Folded},
 };
 use body::{Actor, Authorization, CallBody, CallExtension, Connection, Rule, Source, Target};
-use wording::{Wording, hook_word, protocol_name, severity, wording};
+use wording::{Wording, hook_word, peer_kind, protocol_name, severity, wording};
 
 pub(super) use wording::severity_of_refusal;
+
+/// `connection_info.protocol_num` where IANA has no number.
+const NO_IP_PROTOCOL: i16 = -1;
+/// `dst_endpoint.type_id`: none of OCSF's kinds of devices.
+const OTHER_ENDPOINT: u8 = 99;
 
 pub(super) fn parts<'a>(
     folded: &'a Folded,
@@ -68,8 +77,9 @@ fn body<'a>(
     let call = &*folded.call;
     let Wording { action, disposition, .. } = wording(call.outcome);
     let grant = call.grant.as_deref();
-    // A socket that was refused has no peer yet.
-    let peer = (call.hook != Hook::SocketCreate).then_some(&call.destination);
+    let is_ip = call.destination.family() == PeerFamily::Ip as u8;
+    // A socket that was refused has no peer yet, but of other families its kind is what was judged.
+    let peer = (call.hook != Hook::SocketCreate && is_ip).then_some(&call.destination);
     CallBody {
         action_id: action.0,
         action: action.1,
@@ -83,14 +93,16 @@ fn body<'a>(
             process,
         },
         src_endpoint: Source { hostname: host },
-        dst_endpoint: peer.map(target),
+        dst_endpoint: peer
+            .map(target)
+            .or_else(|| call.peer.as_deref().map(|peer| named(call, peer))),
         is_src_dst_assignment_known: true,
         observation_point_id: 1,
         connection_info: Connection {
             direction_id: 2,
             direction: "Outbound",
-            protocol_num: call.destination.protocol(),
-            protocol_name: protocol_name(call.destination.protocol()),
+            protocol_num: if is_ip { call.destination.protocol().into() } else { NO_IP_PROTOCOL },
+            protocol_name: protocol_name(&call.destination),
             protocol_ver_id: peer.map_or(0, |peer| if peer.ip().is_ipv4() { 4 } else { 6 }),
             uid: socket_cookie(folded).map(|cookie| cookie.to_string()),
         },
@@ -108,6 +120,7 @@ fn body<'a>(
 
 fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_> {
     let Folded { call, count, first_ns: _, last_ns: _, stalled_ns, pids, more_pids } = folded;
+    let mut percent_encoded = percent_encoded;
     let CallDecision {
         outcome,
         reason,
@@ -122,7 +135,8 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         instance,
         process,
         last_pid: _,
-        destination,
+        destination: _,
+        peer,
         tool,
         grant,
         hook,
@@ -130,6 +144,9 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         netns_cookie,
         generation,
     } = &**call;
+    if peer.as_ref().is_some_and(|peer| peer.percent_encoded) {
+        percent_encoded.push("dst_endpoint.name".to_owned());
+    }
     let is_one = *count == 1;
     let grant = grant.as_deref();
     CallExtension {
@@ -141,7 +158,7 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         grant: grant.map(|grant| grant_name(grant.id)),
         task: grant.map(|grant| grant.task.as_str()),
         tool: tool.as_deref(),
-        destination: destination.to_string(),
+        destination: call.destination_text(),
         outcome: *outcome,
         reason: reason.word(),
         audited_reason: audited_reason.map(Reason::word),
@@ -167,10 +184,20 @@ fn socket_cookie(folded: &Folded) -> Option<u64> {
 }
 
 fn target(peer: &Destination) -> Target {
-    Target {
+    Target::Address {
         ip: peer.ip().to_string(),
         port: peer.port(),
         interface_uid: (peer.scope() != 0).then(|| peer.scope().to_string()),
+    }
+}
+
+fn named(call: &CallDecision, peer: &PeerName) -> Target {
+    let PeerName { name, detail, percent_encoded: _ } = peer;
+    Target::Named {
+        name: name.clone(),
+        uid: detail.clone(),
+        type_id: OTHER_ENDPOINT,
+        kind: peer_kind(&call.destination),
     }
 }
 
@@ -183,7 +210,9 @@ fn message(folded: &Folded) -> String {
     let times = if *count == 1 { String::new() } else { format!(" {count} times") };
     format!(
         "{outcome}{times}: agent {} ({instance}, pid {}) to {}: {reason}{missing}",
-        call.agent, call.process.pid, call.destination,
+        call.agent,
+        call.process.pid,
+        call.destination_text(),
     )
 }
 

@@ -21,6 +21,8 @@ use crate::{
     hostile_text::is_hostile,
 };
 
+mod peers;
+
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
 /// Boot time 5 s is [`EPOCH_MS`].

@@ -29,7 +29,7 @@ use rustix::fs::{
 use super::procfs::{ProcDir, ProcRoot};
 
 /// Longest mountinfo that is searched, bytes: a hostile mount namespace may hold 100,000 mounts.
-const MOUNTINFO_BYTES: usize = 4 << 20;
+pub(super) const MOUNTINFO_BYTES: usize = 4 << 20;
 const DELETED: &[u8] = b" (deleted)";
 
 /// One version of one file: as long as it is the same, so is the content.
@@ -135,7 +135,7 @@ impl AsFd for Executable {
 }
 
 /// The kernel's device number of a mount: `36 35 98:0 /mnt1 /mnt2 rw,noatime ...`.
-fn device_of_mount(mountinfo: &[u8], mount_id: u64) -> Option<u32> {
+pub(super) fn device_of_mount(mountinfo: &[u8], mount_id: u64) -> Option<u32> {
     mountinfo.split(|&byte| byte == b'\n').find_map(|line| {
         let mut fields = line.splitn(4, |&byte| byte == b' ');
         let mut field = || str::from_utf8(fields.next()?).ok();
@@ -147,11 +147,11 @@ fn device_of_mount(mountinfo: &[u8], mount_id: u64) -> Option<u32> {
     })
 }
 
-const fn device(major: u32, minor: u32) -> u32 {
+pub(super) const fn device(major: u32, minor: u32) -> u32 {
     major << 20 | minor & 0xf_ffff
 }
 
-fn status(file: BorrowedFd<'_>) -> io::Result<Statx> {
+pub(super) fn status(file: BorrowedFd<'_>) -> io::Result<Statx> {
     // Not synchronised: a FUSE server that does not answer must not hold up the caller.
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     Ok(statx(file, c"", flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?)

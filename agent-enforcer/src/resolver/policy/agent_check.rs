@@ -2,7 +2,8 @@
 //!
 //! In: decoded files and the checked tools. Out: validated [`Agent`]s and every problem found.
 //! Questions, in order: is the name new, is the agent described, does each term say something that
-//! no other agent claims, do its tools exist, and do all terms fit the kernel side's tables?
+//! no other agent claims, do its tools exist, and do all terms fit the kernel side's tables? What
+//! everyone has is every agent's from here on.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,9 +19,9 @@ use agent_enforcer_common::{
 use serde_saphyr::{Location, Spanned};
 
 use super::{
-    Agent, Mode, OnMiss, Term,
+    Agent, Mode, OnMiss, TcpStall, Term,
     directory::Source,
-    document::AgentEntry,
+    document::{AgentEntry, EveryoneEntry},
     error::{PolicyError, Problem},
     network::decimal,
     place::{Place, quote},
@@ -58,15 +59,59 @@ pub(super) fn check(
     let mut claims = Claims::new();
     let mut limits = LimitCheck::default();
     let mut agents = Vec::new();
+    let everyone = everyone(sources, tools, errors);
     for source in sources {
         let mut report = Report { file: &source.file, errors };
         for entry in &source.document.agents {
             claim_name(&entry.name, "agent", &mut names, &mut report);
             let selectors = terms(entry, &mut claims, &mut limits, &mut report);
-            agents.push(agent(entry, selectors, tools, &mut report));
+            let mut agent = agent(entry, selectors, tools, &mut report);
+            join(&mut agent.tools, &everyone);
+            join(&mut agent.standing, &everyone);
+            agents.push(agent);
         }
     }
     agents
+}
+
+/// The tools that every agent has, of all files.
+fn everyone(
+    sources: &[Source],
+    known: &CheckedTools,
+    errors: &mut Vec<PolicyError>,
+) -> Vec<ToolId> {
+    let mut places: HashMap<ToolId, Place> = HashMap::new();
+    for source in sources {
+        let Some(EveryoneEntry { standing }) = &source.document.everyone else { continue };
+        let mut report = Report { file: &source.file, errors };
+        if standing.value.is_empty() {
+            let problem = Problem::EmptyList("standing", "name a tool, or remove `everyone`");
+            report.add(standing.referenced, problem);
+        }
+        for (id, at) in report.each(&standing.value, |text| tool_id(text, known)) {
+            let place = report.place(at);
+            if let Some(first) = places.get(&id) {
+                let named = standing.value.iter().find(|name| name.referenced == at);
+                let tool = named.map(|name| quote(&name.value)).unwrap_or_default();
+                report.add(at, Problem::EveryoneTwice { tool, first: first.clone() });
+            } else {
+                places.insert(id, place);
+            }
+        }
+    }
+    places.into_keys().collect()
+}
+
+/// Adds ids to sorted ids.
+fn join(ids: &mut Vec<ToolId>, more: &[ToolId]) {
+    ids.extend(more);
+    ids.sort_unstable();
+    ids.dedup();
+}
+
+fn tool_id(text: &str, known: &CheckedTools) -> Result<ToolId, Problem> {
+    let found = known.names.get(text).map(|(id, _)| *id);
+    found.ok_or_else(|| Problem::UnknownTool(quote(text)))
 }
 
 fn agent(
@@ -84,6 +129,7 @@ fn agent(
         standing,
         on_miss,
         stall_limit,
+        stall,
         mode,
         socket_mark,
     } = entry;
@@ -105,6 +151,12 @@ fn agent(
         standing,
         on_miss: optional(on_miss.as_ref(), OnMiss::Stall, parse_on_miss, report),
         stall_limit: optional(stall_limit.as_ref(), DEFAULT_STALL, parse_stall_limit, report),
+        stall_tcp: optional(
+            stall.as_ref().map(|stall| &stall.tcp),
+            TcpStall::Hold,
+            parse_stall_tcp,
+            report,
+        ),
         mode: optional(mode.as_ref(), Mode::Enforce, parse_mode, report),
         socket_mark: optional(socket_mark.as_ref(), None, parse_mark, report),
     }
@@ -118,8 +170,8 @@ fn tool_ids(
     report: &mut Report<'_>,
 ) -> Vec<ToolId> {
     let parsed = report.each(names, |text| {
-        let (id, _) = known.names.get(text).ok_or_else(|| Problem::UnknownTool(quote(text)))?;
-        check((*id, text)).map(|()| *id)
+        let id = tool_id(text, known)?;
+        check((id, text)).map(|()| id)
     });
     let mut ids: Vec<_> = parsed.into_iter().map(|(id, _)| id).collect();
     ids.sort_unstable();
@@ -164,6 +216,12 @@ fn optional<T>(
 fn parse_on_miss(text: &str) -> Result<OnMiss, Problem> {
     [OnMiss::Stall, OnMiss::Deny].into_iter().find(|choice| choice.word() == text).ok_or_else(
         || Problem::BadWord { key: "on_miss", value: quote(text), choices: "`stall` or `deny`" },
+    )
+}
+
+fn parse_stall_tcp(text: &str) -> Result<TcpStall, Problem> {
+    [TcpStall::Hold, TcpStall::Park].into_iter().find(|choice| choice.word() == text).ok_or_else(
+        || Problem::BadWord { key: "tcp", value: quote(text), choices: "`hold` or `park`" },
     )
 }
 

@@ -5,7 +5,8 @@
 //! longest prefix only, so the rules of shorter ones are folded into it, and where a shorter prefix
 //! must not reach (see `coverage`) stands a prefix of its own, if need be an empty one.
 //!
-//! Never in a table: counted grants (each use is asked for) and grants that begin later.
+//! Never in a table: counted grants (each use is asked for), grants that begin later, and unix
+//! sockets, whose numbers the kernel side gives out as they are called.
 
 use std::{
     cmp::Reverse,
@@ -14,18 +15,22 @@ use std::{
 
 use agent_enforcer_common::{
     NEVER_NS,
-    destination::{PROTOCOL_TCP, PROTOCOL_UDP},
+    destination::{Destination, PROTOCOL_TCP, PROTOCOL_UDP, PeerFamily},
     id::{AgentId, GrantId, InstanceId},
     verdict::{PORT_RULES, PortRule, PortTable, agent_scope, instance_scope},
 };
 
 use super::{
-    Agent, Policy, Tool,
+    Agent, Endpoint, Policy, PortRange, Tool,
     coverage::{BARRIERS, Prefix},
 };
 use crate::resolver::grant::{Grant, GrantState, GrantTable};
 
 const PROTOCOLS: [u8; 2] = [PROTOCOL_TCP, PROTOCOL_UDP];
+/// Families whose peers are two numbers that mean the same at all times.
+const NUMBERED: [PeerFamily; 3] = [PeerFamily::Vsock, PeerFamily::Netlink, PeerFamily::Socket];
+/// What stands for any port at a prefix of these.
+const NO_PORT: PortRange = PortRange { first: 0, last: 0 };
 
 /// What the kernel side may allow without asking.
 #[derive(Clone, Debug)]
@@ -42,8 +47,8 @@ pub struct Compiled {
 pub struct ScopedPrefix {
     /// Whose it is: `agent_scope` or `instance_scope`.
     pub scope: u64,
-    /// `IPPROTO_*`.
-    pub protocol: u8,
+    /// [`Destination::kind`].
+    pub kind: u64,
     /// First address, canonical.
     pub address: [u8; 16],
     /// Length in bits over the canonical address, 0 to 128.
@@ -56,6 +61,8 @@ pub struct ScopedPrefix {
 #[derive(Clone, Copy)]
 struct Entitlement<'a> {
     tool: &'a Tool,
+    /// Its ports, of the kind of destination at hand.
+    ports: &'a [PortRange],
     grant: GrantId,
     expires_ns: u64,
 }
@@ -97,7 +104,8 @@ fn entitlements<'a>(
     let mut of_instances = OfInstances::new();
     for tool in agent.tools.iter().filter_map(|id| policy.tool(*id)) {
         if agent.stands(tool.id) {
-            of_agent.push(Entitlement { tool, grant: GrantId::NONE, expires_ns: NEVER_NS });
+            let (ports, grant) = (&*tool.ports, GrantId::NONE);
+            of_agent.push(Entitlement { tool, ports, grant, expires_ns: NEVER_NS });
             continue;
         }
         let live = grants
@@ -111,8 +119,10 @@ fn entitlements<'a>(
             }
         }
         let shared = best.remove(&None);
-        let entitled =
-            |grant: &Grant| Entitlement { tool, grant: grant.id, expires_ns: grant.expires_ns };
+        let entitled = |grant: &Grant| {
+            let (ports, expires_ns) = (&*tool.ports, grant.expires_ns);
+            Entitlement { tool, ports, grant: grant.id, expires_ns }
+        };
         of_agent.extend(shared.map(entitled));
         for (instance, grant) in best {
             let longer = shared.is_none_or(|shared| lasting(grant) > lasting(shared));
@@ -130,26 +140,29 @@ const fn lasting(grant: &Grant) -> (u64, Reverse<GrantId>) {
 }
 
 fn fold_scope(scope: u64, entitled: &[Entitlement<'_>], prefixes: &mut Vec<ScopedPrefix>) {
-    for protocol in PROTOCOLS {
-        for (prefix, table) in fold(entitled, protocol) {
+    let addresses = PROTOCOLS.into_iter().map(|protocol| {
+        (Destination::without_peer(protocol).kind(), fold(networks(entitled, protocol)))
+    });
+    let numbered = NUMBERED.into_iter().map(|family| (kind(family), fold(peers(entitled, family))));
+    for (kind, folded) in addresses.chain(numbered) {
+        prefixes.extend(folded.into_iter().map(|(prefix, table)| {
             let (address, prefix_length) = (prefix.octets(), u32::from(prefix.length()));
-            prefixes.push(ScopedPrefix { scope, protocol, address, prefix_length, table });
-        }
+            ScopedPrefix { scope, kind, address, prefix_length, table }
+        }));
     }
 }
 
-/// A prefix on the way down to the current one.
-struct Level<'a> {
-    prefix: Prefix,
-    /// The tools that have this very prefix.
-    own: Vec<Entitlement<'a>>,
-    /// What a lookup finds at this prefix.
-    table: PortTable,
+/// [`Destination::kind`] of a family without protocols.
+const fn kind(family: PeerFamily) -> u64 {
+    (family as u64) << 8
 }
 
-/// The prefixes of one scope and protocol, each with all that holds there.
-fn fold(entitled: &[Entitlement<'_>], protocol: u8) -> Vec<(Prefix, PortTable)> {
-    let mut owners: BTreeMap<Prefix, Vec<Entitlement<'_>>> = BTreeMap::new();
+/// Prefixes with the tools that have them.
+type Owners<'a> = BTreeMap<Prefix, Vec<Entitlement<'a>>>;
+
+/// The networks of one transport protocol, and the barriers that shorter ones would reach through.
+fn networks<'a>(entitled: &[Entitlement<'a>], protocol: u8) -> Owners<'a> {
+    let mut owners = Owners::new();
     for entitlement in entitled.iter().filter(|one| one.tool.protocols.contains(&protocol)) {
         for network in &entitlement.tool.networks {
             owners.entry(Prefix::of(*network)).or_default().push(*entitlement);
@@ -162,7 +175,33 @@ fn fold(entitled: &[Entitlement<'_>], protocol: u8) -> Vec<(Prefix, PortTable)> 
     for barrier in barriers {
         owners.entry(barrier).or_default();
     }
+    owners
+}
 
+/// The endpoints of one family.
+fn peers<'a>(entitled: &[Entitlement<'a>], family: PeerFamily) -> Owners<'a> {
+    let mut owners = Owners::new();
+    for entitlement in entitled {
+        let prefixes = entitlement.tool.endpoints.iter().filter_map(Endpoint::prefix);
+        for (_, prefix) in prefixes.filter(|(of, _)| *of == family) {
+            let entitlement = Entitlement { ports: &[NO_PORT], ..*entitlement };
+            owners.entry(prefix).or_default().push(entitlement);
+        }
+    }
+    owners
+}
+
+/// A prefix on the way down to the current one.
+struct Level<'a> {
+    prefix: Prefix,
+    /// The tools that have this very prefix.
+    own: Vec<Entitlement<'a>>,
+    /// What a lookup finds at this prefix.
+    table: PortTable,
+}
+
+/// The prefixes of one scope and kind, each with all that holds there.
+fn fold(owners: Owners<'_>) -> Vec<(Prefix, PortTable)> {
     let mut folded = Vec::new();
     let mut path: Vec<Level<'_>> = Vec::new();
     // A prefix comes before all that it contains.
@@ -199,8 +238,8 @@ fn port_table<'a>(holding: impl Iterator<Item = &'a Entitlement<'a>>) -> PortTab
 
 /// The ranges of a tool never touch each other, so there is nothing to join.
 fn port_rules<'a>(entitlement: &Entitlement<'a>) -> impl Iterator<Item = PortRule> + use<'a> {
-    let Entitlement { tool, grant, expires_ns } = *entitlement;
-    tool.ports.iter().map(move |range| PortRule {
+    let Entitlement { tool, ports, grant, expires_ns } = *entitlement;
+    ports.iter().map(move |range| PortRule {
         expires_ns,
         grant,
         tool: tool.id,

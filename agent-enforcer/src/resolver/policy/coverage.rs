@@ -11,10 +11,10 @@
 
 use std::collections::HashMap;
 
-use agent_enforcer_common::id::ToolId;
+use agent_enforcer_common::{destination::Destination, id::ToolId};
 use ipnet::IpNet;
 
-use super::Tool;
+use super::{Endpoint, Tool};
 
 /// Bits of a canonical address.
 const ADDRESS_BITS: u8 = 128;
@@ -59,6 +59,16 @@ impl Prefix {
     /// The prefix of one address.
     pub(super) const fn host(address: [u8; 16]) -> Self {
         Self { address: u128::from_be_bytes(address), length: ADDRESS_BITS }
+    }
+
+    /// The prefix of a peer of another family: its two numbers, as the kernel side has them.
+    pub(super) const fn of_numbers([high, low]: [u64; 2]) -> Self {
+        Self { address: (high as u128) << 64 | low as u128, length: ADDRESS_BITS }
+    }
+
+    /// The prefix of all peers with this first number.
+    pub(super) const fn of_first_number(high: u64) -> Self {
+        Self::containing((high as u128) << 64, 64)
     }
 
     /// First address, network byte order.
@@ -126,6 +136,31 @@ impl AddressIndex {
             .map(move |length| Prefix::containing(prefix.address, length))
             .filter_map(|cover| self.tools.get_key_value(&cover))
             .flat_map(|(cover, tools)| tools.iter().map(|tool| (*cover, *tool)))
+    }
+}
+
+/// From endpoints to the one tool that names each.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EndpointIndex(HashMap<Endpoint, ToolId>);
+
+impl EndpointIndex {
+    /// Indexes the endpoints of all tools.
+    pub(super) fn new(tools: &[Tool]) -> Self {
+        let named = |tool: &Tool| {
+            let id = tool.id;
+            tool.endpoints.iter().map(move |endpoint| (endpoint.clone(), id)).collect::<Vec<_>>()
+        };
+        Self(tools.iter().flat_map(named).collect())
+    }
+
+    /// The tool of a destination that is neither an IP address nor a unix socket.
+    pub(super) fn at(&self, destination: &Destination) -> Option<ToolId> {
+        Endpoint::covering(destination).find_map(|endpoint| self.named(&endpoint))
+    }
+
+    /// The tool that names this very endpoint.
+    pub(super) fn named(&self, endpoint: &Endpoint) -> Option<ToolId> {
+        self.0.get(endpoint).copied()
     }
 }
 

@@ -45,9 +45,22 @@ pub(super) struct Document {
     /// Classes of workload.
     #[serde(default)]
     pub(super) agents: Vec<AgentEntry>,
+    /// What every agent has, of whatever file.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "EveryoneEntry")]
+    pub(super) everyone: Option<EveryoneEntry>,
 }
 
-/// A named set of destinations: any of its addresses, on any of its ports.
+/// What every agent has.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EveryoneEntry {
+    /// Tools that are approved for every agent and need no grant.
+    #[schemars(schema_with = "schema::tool_names")]
+    pub(super) standing: Spanned<Vec<Spanned<String>>>,
+}
+
+/// A named set of destinations: any of its addresses, on any of its ports, and its endpoints.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ToolEntry {
@@ -63,9 +76,15 @@ pub(super) struct ToolEntry {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub(super) hosts: Vec<Spanned<String>>,
-    /// Ports and ranges of ports.
+    /// Destinations that are no IP addresses: unix sockets by path or abstract name, vsock peers,
+    /// netlink protocols, other address families.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::endpoints")]
+    pub(super) endpoints: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Ports and ranges of ports; a tool with CIDRs needs them.
+    #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "schema::ports")]
-    pub(super) ports: Spanned<Vec<Spanned<String>>>,
+    pub(super) ports: Option<Spanned<Vec<Spanned<String>>>>,
     /// Transport protocol, or a list of them.
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "schema::protocol", extend("default" = "tcp"))]
@@ -104,6 +123,10 @@ pub(super) struct AgentEntry {
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "schema::duration", extend("default" = "5s"))]
     pub(super) stall_limit: Option<Spanned<String>>,
+    /// How a call waits.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "StallEntry")]
+    pub(super) stall: Option<StallEntry>,
     /// Enforce denials (the default), or let them through and record them.
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "schema::mode", extend("default" = "enforce"))]
@@ -112,6 +135,16 @@ pub(super) struct AgentEntry {
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "schema::socket_mark")]
     pub(super) socket_mark: Option<Spanned<String>>,
+}
+
+/// How a call waits for its decision.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StallEntry {
+    /// TCP: keep its packets back and let the process run on (`hold`, the default), or stop the
+    /// calling process (`park`, where LSM programs are in force).
+    #[schemars(schema_with = "schema::stall_tcp")]
+    pub(super) tcp: Spanned<String>,
 }
 
 /// A scalar where one is enough, otherwise a list.

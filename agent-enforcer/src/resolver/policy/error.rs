@@ -7,6 +7,7 @@ use std::{fmt, io};
 
 use super::{
     directory::{DIRECTORY_LIMIT, FILE_LIMIT},
+    endpoint::EndpointProblem,
     place::Place,
 };
 
@@ -133,9 +134,20 @@ pub enum Problem {
         limit: usize,
     },
 
-    /// A tool with neither addresses nor hosts.
-    #[error("tool {0} has no destination; add `cidrs`")]
+    /// A tool with neither addresses nor hosts nor endpoints.
+    #[error("tool {0} has no destination; add `cidrs` or `endpoints`")]
     NoDestination(String),
+    /// A tool with addresses only.
+    #[error("tool {0} has CIDRs but no ports; add `ports`")]
+    NoPorts(String),
+    /// Ports or protocols of a tool without addresses.
+    #[error("`{key}` belongs to CIDRs, and tool {tool} has none; add `cidrs`, or remove `{key}`")]
+    WithoutCidrs {
+        /// `ports` or `protocol`.
+        key: &'static str,
+        /// The tool, quoted.
+        tool: String,
+    },
     /// A tool with hosts only.
     #[error("tool {0} has hosts but no CIDRs, and names are not resolved yet; add their `cidrs`")]
     HostsWithoutCidrs(String),
@@ -203,6 +215,9 @@ pub enum Problem {
     /// Not a protocol.
     #[error("{0} is not a protocol; use `tcp`, `udp` or [tcp, udp]")]
     BadProtocol(String),
+    /// Not an endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointProblem),
     /// Two tools cover one destination.
     #[error("{0}; take it out of one, each destination has one tool")]
     Overlap(Box<Overlap>),
@@ -210,6 +225,14 @@ pub enum Problem {
     /// A tool that no file defines.
     #[error("tool {0} is not defined; define it under `tools:`, or correct the name")]
     UnknownTool(String),
+    /// A tool that everyone has already.
+    #[error("tool {tool} is standing for everyone at {first} already; remove one")]
+    EveryoneTwice {
+        /// The tool, quoted.
+        tool: String,
+        /// Where it was first.
+        first: Place,
+    },
     /// A standing tool that is not approved.
     #[error("standing tool {0} is not among the agent's `tools`; add it there, or remove it here")]
     StandingNotApproved(String),
@@ -305,11 +328,11 @@ pub enum Problem {
 pub struct Overlap {
     /// The tool that is reported, quoted.
     pub(super) tool: String,
-    /// A network, port and protocol that both cover.
+    /// A network, port and protocol, or an endpoint, that both cover.
     pub(super) destination: String,
     /// The other tool, quoted.
     pub(super) other: String,
-    /// The network of the other tool that covers it, and where that stands.
+    /// The network or endpoint of the other tool that covers it, and where that stands.
     pub(super) cover: String,
     pub(super) cover_place: Place,
 }

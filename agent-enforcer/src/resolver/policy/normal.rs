@@ -20,10 +20,15 @@ struct NormalDocument<'a> {
 #[derive(Serialize)]
 struct NormalTool<'a> {
     name: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     cidrs: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     hosts: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    endpoints: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     ports: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     protocol: Vec<&'static str>,
 }
 
@@ -37,9 +42,15 @@ struct NormalAgent<'a> {
     standing: Vec<&'a str>,
     on_miss: &'static str,
     stall_limit: String,
+    stall: NormalStall,
     mode: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     socket_mark: Option<String>,
+}
+
+#[derive(Serialize)]
+struct NormalStall {
+    tcp: &'static str,
 }
 
 /// The YAML text of a policy.
@@ -55,11 +66,12 @@ pub(super) fn render(policy: &Policy) -> String {
 }
 
 fn tool(tool: &Tool) -> NormalTool<'_> {
-    let Tool { id: _, name, networks, hosts, ports, protocols } = tool;
+    let Tool { id: _, name, networks, hosts, endpoints, ports, protocols } = tool;
     NormalTool {
         name,
         cidrs: networks.iter().map(ToString::to_string).collect(),
         hosts: hosts.iter().map(|host| &**host).collect(),
+        endpoints: endpoints.iter().map(ToString::to_string).collect(),
         ports: ports.iter().map(ToString::to_string).collect(),
         protocol: protocols.iter().map(|protocol| protocol_word(*protocol)).collect(),
     }
@@ -75,6 +87,7 @@ fn agent<'a>(policy: &'a Policy, agent: &'a Agent) -> NormalAgent<'a> {
         standing,
         on_miss,
         stall_limit,
+        stall_tcp,
         mode,
         socket_mark,
     } = agent;
@@ -89,6 +102,7 @@ fn agent<'a>(policy: &'a Policy, agent: &'a Agent) -> NormalAgent<'a> {
         standing: names(standing),
         on_miss: on_miss.word(),
         stall_limit: humantime::format_duration(*stall_limit).to_string(),
+        stall: NormalStall { tcp: stall_tcp.word() },
         mode: mode.word(),
         socket_mark: socket_mark.map(|mark| format!("{mark:#x}")),
     }

@@ -1,18 +1,17 @@
 //! The decision on one call. Pure: the same inputs give the same ruling.
 //!
-//! Questions, in order: which tool does the destination belong to, is it in the agent's approved
-//! set, does it stand without a grant, which grant speaks for it? The caller can't forge the
-//! answers: the destination is the kernel's canonical copy, the agent and instance are the kernel's
-//! tag, tools and grants are the operator's, and the clock is the kernel's.
+//! Questions, in order: does the destination belong to a tool (see [`super::Policy::tool_at`]), is it
+//! in the agent's approved set, does it stand without a grant, which grant speaks for it? The caller
+//! can't forge the answers: the destination is the kernel's canonical copy, the agent and instance are
+//! the kernel's tag, tools and grants are the operator's, and the clock is the kernel's.
 
 use agent_enforcer_common::{
     NEVER_NS,
-    destination::Destination,
     id::{GrantId, InstanceId, ToolId},
     reason::Reason,
 };
 
-use super::{Agent, Policy, Tool};
+use super::{Agent, Tool};
 use crate::{
     control::ExplainStep,
     decision::grant_name,
@@ -59,39 +58,39 @@ enum Findings<'a> {
     Grants(&'a Tool, GrantMatch<'a>),
 }
 
-/// Decides a call of an agent's instance at a moment of `CLOCK_BOOTTIME`, ns.
+/// Decides a call of an agent's instance at a moment of `CLOCK_BOOTTIME`, ns. `tool`: the one that
+/// its destination belongs to.
 pub fn rule(
-    policy: &Policy,
     agent: &Agent,
     grants: &GrantTable,
     instance: InstanceId,
-    destination: &Destination,
+    tool: Option<&Tool>,
     now_ns: u64,
 ) -> Ruling {
-    examine(policy, agent, grants, instance, destination, now_ns).ruling()
+    examine(agent, grants, instance, tool, now_ns).ruling()
 }
 
 /// What [`rule`] asked and found: the steps `tool`, `approved` and `grant`, as far as it went.
+/// `destination`: as people know it.
 pub fn explain_rule(
-    policy: &Policy,
     agent: &Agent,
     grants: &GrantTable,
     instance: InstanceId,
-    destination: &Destination,
+    tool: Option<&Tool>,
+    destination: &str,
     now_ns: u64,
 ) -> Vec<ExplainStep> {
-    examine(policy, agent, grants, instance, destination, now_ns).steps(agent, destination, now_ns)
+    examine(agent, grants, instance, tool, now_ns).steps(agent, destination, now_ns)
 }
 
 fn examine<'a>(
-    policy: &'a Policy,
     agent: &Agent,
     grants: &'a GrantTable,
     instance: InstanceId,
-    destination: &Destination,
+    tool: Option<&'a Tool>,
     now_ns: u64,
 ) -> Findings<'a> {
-    let Some(tool) = policy.tool_at(destination) else { return Findings::NoTool };
+    let Some(tool) = tool else { return Findings::NoTool };
     if !agent.approves(tool.id) {
         return Findings::NotApproved(tool);
     }
@@ -131,7 +130,7 @@ impl Findings<'_> {
         }
     }
 
-    fn steps(&self, agent: &Agent, destination: &Destination, now_ns: u64) -> Vec<ExplainStep> {
+    fn steps(&self, agent: &Agent, destination: &str, now_ns: u64) -> Vec<ExplainStep> {
         let belongs = |tool: &Tool| {
             step("tool", format!("{destination} belongs to tool `{}`", tool.name), true)
         };

@@ -7,7 +7,7 @@ use agent_enforcer_common::{
     reason::Reason,
 };
 
-use super::{Policy, Ruling, explain_rule, rule, testing::policy};
+use super::{Endpoint, Policy, Ruling, explain_rule, rule, testing::policy};
 use crate::{
     control::ExplainStep,
     resolver::grant::{
@@ -45,7 +45,7 @@ fn ruling(grants: &[Grant], destination: &str) -> Ruling {
     let policy = office();
     let table = table(grants);
     let agent = policy.agent("bot").unwrap();
-    rule(&policy, agent, &table, HERE, &to(destination, PROTOCOL_TCP), NOW)
+    rule(agent, &table, HERE, policy.tool_at(&to(destination, PROTOCOL_TCP)), NOW)
 }
 
 fn table(grants: &[Grant]) -> GrantTable {
@@ -91,6 +91,59 @@ fn metadata_addresses_belong_to_a_tool_that_names_them_only() {
     assert_eq!(tool_at("169.254.169.254:80", PROTOCOL_TCP).as_deref(), Some("metadata"));
     assert_eq!(tool_at("[fd00:ec2::254]:443", PROTOCOL_TCP), None);
     assert_eq!(tool_at("[fd00:ec2::253]:443", PROTOCOL_TCP).as_deref(), Some("world6"));
+}
+
+#[test]
+fn finds_the_tool_of_other_families_by_what_it_names() {
+    let policy = policy(
+        "tools:
+  - {name: machine, endpoints: [\"vsock:2:*\", \"vsock:3:1024\"]}
+  - {name: kernel, endpoints: [netlink:audit, family:packet]}
+  - {name: engine, endpoints: [unix:/run/engine.sock, \"unix:@engine\"]}
+",
+    );
+    let tool = |destination: Destination| policy.tool_at(&destination).map(|tool| &*tool.name);
+    assert_eq!(tool(Destination::vsock(2, 7)), Some("machine"));
+    assert_eq!(tool(Destination::vsock(3, 1024)), Some("machine"));
+    assert_eq!(tool(Destination::vsock(3, 1025)), None);
+    assert_eq!(tool(Destination::netlink(9)), Some("kernel"));
+    assert_eq!(tool(Destination::netlink(17)), None, "that is the number of the family");
+    assert_eq!(tool(Destination::socket(17)), Some("kernel"));
+    assert_eq!(tool(Destination::socket(9)), None, "that is the number of the protocol");
+    assert_eq!(tool(Destination::unix(9)), None);
+    let named = |text: &str| policy.tool_with(&Endpoint::parse(text).unwrap()).is_some();
+    assert!(named("unix:/run/engine.sock") && named("unix:@engine"));
+    assert!(!named("unix:/run/engine") && !named("unix:@Engine"));
+    let paths: Vec<_> = policy.socket_paths().map(|(path, tool)| (&**path, &*tool.name)).collect();
+    assert_eq!(paths, [("/run/engine.sock", "engine")]);
+}
+
+#[test]
+fn everyone_has_what_stands_for_everyone() {
+    let policy = policy(
+        "tools:
+  - {name: web, cidrs: [192.0.2.0/24], ports: [443]}
+  - {name: basics, endpoints: [unix:/run/systemd/journal/socket]}
+everyone: {standing: [basics]}
+agents:
+  - {name: bot, owner: o, purpose: p, selectors: [[\"unix:uid:7\"]], tools: [web]}
+  - {name: cat, owner: o, purpose: p, selectors: [[\"unix:uid:8\"]], tools: []}
+",
+    );
+    let basics = policy.tool_named("basics").unwrap();
+    for agent in policy.agents() {
+        let found = rule(agent, &GrantTable::default(), HERE, Some(basics), NOW);
+        let reason = Reason::AllowedStanding;
+        let standing = Ruling::Allow {
+            tool: basics.id,
+            grant: None,
+            expires_ns: NEVER_NS,
+            reason,
+            counted: false,
+        };
+        assert_eq!(found, standing, "{}", agent.name);
+    }
+    assert!(!policy.agent("cat").unwrap().approves(policy.tool_named("web").unwrap().id));
 }
 
 #[test]
@@ -157,9 +210,9 @@ fn waits_with_the_reason_that_explains_best() {
 fn steps(grants: &[Grant], destination: &str) -> Vec<(String, bool, String)> {
     let policy = office();
     let agent = policy.agent("bot").unwrap();
-    let destination = to(destination, PROTOCOL_TCP);
+    let tool = policy.tool_at(&to(destination, PROTOCOL_TCP));
     let table = table(grants);
-    explain_rule(&policy, agent, &table, HERE, &destination, NOW)
+    explain_rule(agent, &table, HERE, tool, destination, NOW)
         .into_iter()
         .map(|ExplainStep { question, found, holds }| (question, holds, found))
         .collect()

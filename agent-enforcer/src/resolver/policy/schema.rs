@@ -45,6 +45,25 @@ pub(super) fn ports(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+pub(super) fn endpoints(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "string",
+            "pattern": "^(unix:/.+|unix:@.+|vsock:[0-9]+:([0-9]+|\\*)|netlink:[a-z0-9_]+|family:[a-z0-9]+)$",
+        },
+    })
+}
+
+pub(super) fn tool_names(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "minItems": 1, "items": { "type": "string" } })
+}
+
+pub(super) fn stall_tcp(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["hold", "park"] })
+}
+
 pub(super) fn protocol(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "oneOf": [

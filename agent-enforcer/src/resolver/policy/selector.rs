@@ -14,8 +14,8 @@ use agent_enforcer_common::{
 use super::{error::Problem, network::decimal, place::quote};
 use crate::decision::Sha256Digest;
 
-/// Longest executable glob, bytes (`PATH_MAX`).
-const PATH_LIMIT: usize = 4096;
+/// Longest path or glob over paths, bytes (`PATH_MAX`).
+pub(super) const PATH_LIMIT: usize = 4096;
 
 /// Selectors that must all hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,7 +181,7 @@ fn executable(value: &str) -> Result<Arc<str>, Problem> {
 }
 
 /// Refuses globs that no path of the kernel can match.
-fn normal_path(value: &str) -> Result<(), Problem> {
+pub(super) fn normal_path(value: &str) -> Result<(), Problem> {
     let steps = value.strip_prefix('/').unwrap_or_default();
     let odd = |step: &str| matches!(step, "" | "." | "..");
     if steps.is_empty() || steps.split('/').any(odd) || value.chars().any(char::is_control) {

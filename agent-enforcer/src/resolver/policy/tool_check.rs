@@ -1,8 +1,10 @@
 //! From tools as written to tools that can decide.
 //!
 //! In: decoded files. Out: validated [`Tool`]s and every problem found. Questions, in order: is the
-//! name one and new, are its addresses, hosts, ports and protocols sound, and does any destination
-//! belong to a second tool (evidence must name exactly one)?
+//! name one and new, are its addresses, hosts, endpoints, ports and protocols sound, and does any
+//! destination belong to a second tool (evidence must name exactly one)?
+
+mod overlap;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,15 +16,13 @@ use agent_enforcer_common::{
     destination::{PROTOCOL_TCP, PROTOCOL_UDP},
     id::ToolId,
 };
-use ipnet::IpNet;
 use serde_saphyr::{Location, Spanned};
 
 use super::{
-    PortRange, Tool,
-    coverage::{AddressIndex, Prefix},
+    Endpoint, PortRange, Tool,
     directory::Source,
     document::{OneOrMany, ToolEntry},
-    error::{Overlap, PolicyError, Problem},
+    error::{PolicyError, Problem},
     network::{self, decimal},
     place::{Place, quote},
 };
@@ -78,10 +78,11 @@ impl Report<'_> {
     }
 }
 
-/// A sound tool with the places of its networks, for the overlap check.
+/// A sound tool with the places of its networks and endpoints, for the overlap check.
 struct Placed {
     tool: Tool,
     networks: Vec<Place>,
+    endpoints: Vec<Place>,
 }
 
 /// Checks the tools of all files.
@@ -99,7 +100,7 @@ pub(super) fn check(sources: &[Source], errors: &mut Vec<PolicyError>) -> Checke
             }
         }
     }
-    checked.tools = refuse_overlaps(placed, errors);
+    checked.tools = overlap::refuse(placed, errors);
     checked
 }
 
@@ -133,30 +134,63 @@ fn is_name(text: &str) -> bool {
 }
 
 fn tool(entry: &ToolEntry, id: ToolId, report: &mut Report<'_>) -> Placed {
-    let ToolEntry { name, cidrs, hosts, ports, protocol } = entry;
+    let ToolEntry { name, cidrs, hosts, endpoints, ports, protocol } = entry;
+    destinations(entry, report);
     let networks = report.each(cidrs, network::parse);
     let hosts = report.each(hosts, host);
-    if cidrs.is_empty() {
-        let quoted = quote(&name.value);
-        let problem = if hosts.is_empty() {
-            Problem::NoDestination(quoted)
-        } else {
-            Problem::HostsWithoutCidrs(quoted)
-        };
-        report.add(name.referenced, problem);
-    }
-    let ports = port_ranges(ports, report);
-    let protocols = protocols(protocol.as_ref(), report);
-    let places = networks.iter().map(|(_, at)| report.place(*at)).collect();
+    let endpoints = endpoints
+        .as_ref()
+        .map(|written| report.each(&written.value, |text| Ok(Endpoint::parse(text)?)))
+        .unwrap_or_default();
     let tool = Tool {
         id,
         name: name.value.as_str().into(),
-        networks: networks.into_iter().map(|(network, _)| network).collect(),
+        networks: networks.iter().map(|(network, _)| *network).collect(),
         hosts: hosts.into_iter().map(|(host, _)| host).collect(),
-        ports,
-        protocols,
+        endpoints: endpoints.iter().map(|(endpoint, _)| endpoint.clone()).collect(),
+        ports: ports.as_ref().map(|ports| port_ranges(ports, report)).unwrap_or_default(),
+        protocols: match protocol {
+            Some(written) => protocols(written, report),
+            None if cidrs.is_empty() => Vec::new(),
+            None => vec![PROTOCOL_TCP],
+        },
     };
-    Placed { tool, networks: places }
+    Placed {
+        tool,
+        networks: networks.iter().map(|(_, at)| report.place(*at)).collect(),
+        endpoints: endpoints.iter().map(|(_, at)| report.place(*at)).collect(),
+    }
+}
+
+/// Whether the tool has destinations at all, and for each kind all that belongs to it.
+fn destinations(entry: &ToolEntry, report: &mut Report<'_>) {
+    let ToolEntry { name, cidrs, hosts, endpoints, ports, protocol } = entry;
+    let quoted = quote(&name.value);
+    if let Some(written) = endpoints
+        && written.value.is_empty()
+    {
+        let problem = Problem::EmptyList("endpoints", "name at least one, or remove the key");
+        report.add(written.referenced, problem);
+    }
+    if !cidrs.is_empty() {
+        if ports.is_none() {
+            report.add(name.referenced, Problem::NoPorts(quoted));
+        }
+        return;
+    }
+    if !hosts.is_empty() {
+        return report.add(name.referenced, Problem::HostsWithoutCidrs(quoted));
+    }
+    if endpoints.is_none() {
+        return report.add(name.referenced, Problem::NoDestination(quoted));
+    }
+    let needless = |key| Problem::WithoutCidrs { key, tool: quoted.clone() };
+    if let Some(ports) = ports {
+        report.add(ports.referenced, needless("ports"));
+    }
+    if let Some(protocol) = protocol {
+        report.add(protocol.referenced, needless("protocol"));
+    }
 }
 
 /// A host name, or `*.` and one. A name of digits and dots is an address gone wrong.
@@ -208,8 +242,7 @@ fn port_range(text: &str) -> Result<PortRange, Problem> {
     Ok(PortRange { first, last })
 }
 
-fn protocols(written: Option<&Spanned<OneOrMany>>, report: &mut Report<'_>) -> Vec<u8> {
-    let Some(written) = written else { return vec![PROTOCOL_TCP] };
+fn protocols(written: &Spanned<OneOrMany>, report: &mut Report<'_>) -> Vec<u8> {
     let parsed = match &written.value {
         OneOrMany::One(text) => {
             let item = Spanned::new(text.clone(), written.referenced, written.defined);
@@ -236,58 +269,7 @@ fn protocol(text: &str) -> Result<u8, Problem> {
     }
 }
 
-/// Reports each pair of tools that cover one destination, once.
-fn refuse_overlaps(placed: Vec<Placed>, errors: &mut Vec<PolicyError>) -> Vec<Tool> {
-    let (tools, all_places): (Vec<_>, Vec<_>) =
-        placed.into_iter().map(|placed| (placed.tool, placed.networks)).unzip();
-    let index = AddressIndex::new(&tools);
-    let by_id: HashMap<ToolId, (&Tool, &Vec<Place>)> =
-        tools.iter().zip(&all_places).map(|(tool, at)| (tool.id, (tool, at))).collect();
-    let mut reported = HashSet::new();
-    for (tool, at) in tools.iter().zip(&all_places) {
-        for (network, own) in tool.networks.iter().zip(at) {
-            for (_, id) in index.covering(Prefix::of(*network)) {
-                let Some((other, other_at)) = by_id.get(&id) else { continue };
-                if other.id == tool.id || reported.contains(&pair(tool.id, other.id)) {
-                    continue;
-                }
-                let Some(service) = common_service(tool, other) else { continue };
-                reported.insert(pair(tool.id, other.id));
-                let Some((cover, cover_place)) = cover(other, other_at, *network) else { continue };
-                let overlap = Overlap {
-                    tool: quote(&tool.name),
-                    destination: format!("{network} {service}"),
-                    other: quote(&other.name),
-                    cover: cover.to_string(),
-                    cover_place: cover_place.clone(),
-                };
-                let problem = Problem::Overlap(Box::new(overlap));
-                errors.push(PolicyError::new(own.clone(), problem));
-            }
-        }
-    }
-    tools
-}
-
-fn pair(a: ToolId, b: ToolId) -> (ToolId, ToolId) {
-    if a < b { (a, b) } else { (b, a) }
-}
-
-/// A port and protocol that both tools have.
-fn common_service(a: &Tool, b: &Tool) -> Option<String> {
-    let protocol = a.protocols.iter().find(|protocol| b.protocols.contains(protocol))?;
-    let shared = |range: &PortRange| b.ports.iter().find(|other| range.overlaps(**other)).copied();
-    let (mine, theirs) = a.ports.iter().find_map(|range| Some((*range, shared(range)?)))?;
-    Some(format!("port {}/{}", mine.first.max(theirs.first), protocol_word(*protocol)))
-}
-
 /// The word of a protocol in policy files.
 pub(super) const fn protocol_word(protocol: u8) -> &'static str {
     if protocol == PROTOCOL_UDP { "udp" } else { "tcp" }
-}
-
-/// The network of `tool` that covers `narrow`, and its place.
-fn cover<'a>(tool: &Tool, places: &'a [Place], narrow: IpNet) -> Option<(IpNet, &'a Place)> {
-    let covers = |wide: IpNet| Prefix::of(wide).covers(Prefix::of(narrow));
-    tool.networks.iter().copied().zip(places).find(|(wide, _)| covers(*wide))
 }

@@ -44,18 +44,30 @@ pub(super) struct Source<'a> {
 }
 
 #[derive(Serialize)]
-pub(super) struct Target {
-    pub(super) ip: String,
-    pub(super) port: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) interface_uid: Option<String>,
+#[serde(untagged)]
+pub(super) enum Target {
+    Address {
+        ip: String,
+        port: u16,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        interface_uid: Option<String>,
+    },
+    /// Of a family without IP addresses.
+    Named {
+        name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uid: Option<String>,
+        type_id: u8,
+        #[serde(rename = "type")]
+        kind: &'static str,
+    },
 }
 
 #[derive(Serialize)]
 pub(super) struct Connection {
     pub(super) direction_id: u8,
     pub(super) direction: &'static str,
-    pub(super) protocol_num: u8,
+    pub(super) protocol_num: i16,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) protocol_name: Option<&'static str>,
     pub(super) protocol_ver_id: u8,

@@ -4,13 +4,13 @@
 //! every reason is named, so that a new one breaks the build until somebody has judged it.
 
 use agent_enforcer_common::{
-    destination::{PROTOCOL_TCP, PROTOCOL_UDP},
+    destination::{Destination, PROTOCOL_TCP, PROTOCOL_UDP, PeerFamily},
     reason::Reason,
     record::Hook,
 };
 
 use super::super::{Kind, Severity, Status};
-use crate::decision::Outcome;
+use crate::{decision::Outcome, resolver::policy::family_word};
 
 const NETWORK_OPEN: Kind =
     Kind { class_uid: 4001, class_name: "Network Activity", activity_id: 1, activity_name: "Open" };
@@ -103,11 +103,27 @@ pub(in crate::events::schema) fn severity_of_refusal(reason: Reason) -> Severity
     severity_of_denial(reason).max(Severity::High)
 }
 
-pub(super) const fn protocol_name(protocol: u8) -> Option<&'static str> {
-    match protocol {
-        PROTOCOL_TCP => Some("tcp"),
-        PROTOCOL_UDP => Some("udp"),
-        _ => None,
+pub(super) fn protocol_name(destination: &Destination) -> Option<&'static str> {
+    match PeerFamily::from_raw(destination.family())? {
+        PeerFamily::Ip => match destination.protocol() {
+            PROTOCOL_TCP => Some("tcp"),
+            PROTOCOL_UDP => Some("udp"),
+            _ => None,
+        },
+        PeerFamily::Unix => Some("unix"),
+        PeerFamily::Vsock => Some("vsock"),
+        PeerFamily::Netlink => Some("netlink"),
+        PeerFamily::Socket => family_word(destination),
+    }
+}
+
+/// `dst_endpoint.type` of a peer that is no IP address.
+pub(super) const fn peer_kind(destination: &Destination) -> &'static str {
+    match PeerFamily::from_raw(destination.family()) {
+        Some(PeerFamily::Unix) => "Unix socket",
+        Some(PeerFamily::Vsock) => "Virtual machine",
+        Some(PeerFamily::Netlink) => "Netlink protocol",
+        Some(PeerFamily::Socket | PeerFamily::Ip) | None => "Address family",
     }
 }
 
