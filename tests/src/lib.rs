@@ -24,6 +24,7 @@ pub mod probe;
 pub mod script;
 pub mod servers;
 pub mod trick;
+pub mod unix;
 pub mod wait;
 
 pub use events::Event;

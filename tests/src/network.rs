@@ -54,6 +54,12 @@ impl Namespace {
         namespace
     }
 
+    /// The one that the test itself is in, which is the daemon's as well.
+    pub fn own() -> Self {
+        let file = File::open("/proc/self/ns/net").expect("/proc of this process");
+        Self { file }
+    }
+
     /// Runs `work` in a thread that is in the namespace: sockets and children of it are there.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {

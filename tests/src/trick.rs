@@ -72,6 +72,13 @@ pub enum Trick {
         /// `struct sockaddr`, or what is meant to pass for one.
         peer: Vec<u8>,
     },
+    /// `bind` to these bytes.
+    BindBytes {
+        /// Socket.
+        name: String,
+        /// As above.
+        own: Vec<u8>,
+    },
     /// `sendmsg`.
     SendMessage {
         /// Socket.

@@ -91,6 +91,11 @@ pub(crate) fn connect(fd: RawFd, address: SocketAddr) -> Outcome {
 }
 
 /// With any bytes as the peer's name.
+pub(crate) fn bind_bytes(fd: RawFd, own: &[u8]) -> Outcome {
+    // SAFETY: bytes of that length, whatever they are.
+    Outcome::of(unsafe { libc::bind(fd, own.as_ptr().cast(), length(own.len())) }.into())
+}
+
 pub(crate) fn connect_bytes(fd: RawFd, peer: &[u8]) -> Outcome {
     let length = length(peer.len());
     // SAFETY: readable for its length; the kernel copies it whatever it is.

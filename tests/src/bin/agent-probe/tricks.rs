@@ -16,7 +16,7 @@ use agent_enforcer_tests::trick::{Control, Trick, Writer};
 use libc::{c_int, c_void, iovec};
 
 use crate::{
-    calls::{connect_bytes, raw, socket},
+    calls::{bind_bytes, connect_bytes, raw, socket},
     ring,
     serve::{Outcome, Sockets},
     storm,
@@ -26,6 +26,7 @@ pub(crate) fn perform(sockets: &Sockets, trick: Trick) -> Outcome {
     let fd = |name: &str| sockets.fd(name);
     match trick {
         Trick::ConnectBytes { name, peer } => connect_bytes(fd(&name), &peer),
+        Trick::BindBytes { name, own } => bind_bytes(fd(&name), &own),
         Trick::SendMessage { name, mut peer, data, control } => {
             send_message(fd(&name), &mut peer, &data, control.as_ref())
         }

@@ -1,0 +1,101 @@
+//! Unix sockets of somebody who is no agent: echo servers, and a record of whatever arrives.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStrExt as _,
+            net::{SocketAddr, UnixDatagram, UnixListener, UnixStream},
+        },
+    },
+    path::Path,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+/// A server that lives as long as the test's process.
+#[derive(Debug, Clone, Default)]
+pub struct UnixServer {
+    arrivals: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl UnixServer {
+    /// Streams at a path, whatever was there before.
+    pub fn at(path: &Path) -> Self {
+        remove(path);
+        Self::default().listening(UnixListener::bind(path).expect("an own path"))
+    }
+
+    /// Streams at a name of the abstract namespace.
+    pub fn named(name: &str) -> Self {
+        let address = SocketAddr::from_abstract_name(name).expect("a short name");
+        Self::default().listening(UnixListener::bind_addr(&address).expect("a free name"))
+    }
+
+    /// Datagrams at a path.
+    pub fn datagrams(path: &Path) -> Self {
+        remove(path);
+        let server = Self::default();
+        let socket = UnixDatagram::bind(path).expect("an own path");
+        let arrivals = Arc::clone(&server.arrivals);
+        thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                arrivals.lock().expect("no panic").push(buffer[..length].to_vec());
+            }
+        });
+        server
+    }
+
+    fn listening(self, listener: UnixListener) -> Self {
+        let server = self.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                // Arriving is an arrival, whatever is sent.
+                self.arrivals.lock().expect("no panic").push(Vec::new());
+                let server = self.clone();
+                thread::spawn(move || server.echo(stream));
+            }
+        });
+        server
+    }
+
+    fn echo(&self, mut stream: UnixStream) {
+        let mut buffer = [0; 512];
+        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+            self.arrivals.lock().expect("no panic").push(buffer[..length].to_vec());
+            if stream.write_all(&buffer[..length]).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// What came, connections as nothing.
+    pub fn arrivals(&self) -> Vec<Vec<u8>> {
+        self.arrivals.lock().expect("no panic").clone()
+    }
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => panic!("{}: {error}", path.display()),
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// `sockaddr_un` of a path.
+pub fn path_name(path: &Path) -> Vec<u8> {
+    name(path.as_os_str().as_bytes())
+}
+
+/// `sockaddr_un` of a name of the abstract namespace.
+pub fn abstract_name(text: &str) -> Vec<u8> {
+    name(&[b"\0", text.as_bytes()].concat())
+}
+
+fn name(bytes: &[u8]) -> Vec<u8> {
+    let family = u16::try_from(libc::AF_UNIX).expect("a small number");
+    [&family.to_ne_bytes(), bytes].concat()
+}

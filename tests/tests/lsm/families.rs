@@ -1,0 +1,121 @@
+//! Families other than INET, and TCP callers that are stopped because their agent's profile says so.
+
+use std::fs;
+
+use agent_enforcer_tests::{
+    GrantRequest, Op, Trick,
+    trick::RingCall,
+    wait::{SOON, wait_until},
+};
+use libc::{
+    AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, EACCES, EAGAIN, NETLINK_AUDIT, NETLINK_ROUTE,
+    NETLINK_SOCK_DIAG, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
+};
+
+use crate::host;
+
+const AF_ALG: i32 = 38;
+const AF_QIPCRTR: i32 = 42;
+const AF_XDP: i32 = 44;
+
+fn socket(domain: i32, kind: i32, protocol: i32) -> Op {
+    Op::Socket { name: "s".to_owned(), domain, kind, protocol }
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn b01_families_without_a_tool_have_no_sockets() {
+    let host = host().build();
+    let (mut agent, mut stranger) = (host.agent("strict"), host.stranger());
+    assert!(stranger.run(socket(AF_PACKET, SOCK_DGRAM, 0)).is_ok());
+    for (domain, kind) in [
+        (AF_PACKET, SOCK_DGRAM),
+        (AF_PACKET, SOCK_RAW),
+        (AF_ALG, 5),
+        (AF_QIPCRTR, SOCK_DGRAM),
+        (AF_XDP, SOCK_RAW),
+    ] {
+        let denied = agent.run(socket(domain, kind, 0));
+        assert_eq!(denied.errno, EACCES, "{domain} {denied:?}");
+    }
+    let event = host.wait_denied("no_tool", agent.pid());
+    assert_eq!(event.own("hook"), "lsm_socket_create");
+    for kind in [SOCK_STREAM, SOCK_DGRAM] {
+        assert!(agent.run(socket(AF_UNIX, kind, 0)).is_ok());
+    }
+    assert!(agent.connect("g", host.at(10)).is_ok());
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn netlink_is_routes_and_what_a_tool_names() {
+    let host = host().build();
+    let mut agent = host.agent("strict");
+    assert!(agent.run(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)).is_ok());
+    assert!(agent.run(socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG)).is_ok());
+    let denied = agent.run(socket(AF_NETLINK, SOCK_RAW, NETLINK_AUDIT));
+    assert_eq!(denied.errno, EACCES, "{denied:?}");
+    let mut patient = host.agent("waits");
+    let made = patient.begin(socket(AF_NETLINK, SOCK_RAW, NETLINK_AUDIT));
+    host.wait_call("stalled", "stalled", patient.pid());
+    host.grant(&GrantRequest::agent("waits", "asked"));
+    assert!(patient.finish(made).is_ok());
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn b10_vsock_peers_are_destinations_and_nobody_dials_in() {
+    let host = host().build();
+    let mut agent = host.agent("strict");
+    let made = agent.run(socket(AF_VSOCK, SOCK_STREAM, 0));
+    if made.errno == libc::EAFNOSUPPORT {
+        println!("this kernel has no vsock: nothing to deny");
+        return;
+    }
+    // `sockaddr_vm` of the hypervisor, port 1024.
+    let mut peer = vec![0; 16];
+    peer[..2].copy_from_slice(&u16::try_from(AF_VSOCK).unwrap().to_ne_bytes());
+    peer[4..8].copy_from_slice(&1024_u32.to_ne_bytes());
+    peer[8..12].copy_from_slice(&2_u32.to_ne_bytes());
+    let denied = agent.run(Trick::ConnectBytes { name: "s".to_owned(), peer }.into());
+    assert_eq!(denied.errno, EACCES, "{denied:?}");
+    assert_eq!(agent.run(Op::Listen { name: "s".to_owned() }).errno, EACCES);
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn blocking_connect_of_an_agent_that_parks_is_stopped_until_it_is_decided() {
+    let host = host().build();
+    let mut agent = host.agent("parks");
+    let connected = agent.begin_connect("t", host.at(20));
+    wait_until("the caller is stopped", SOON, || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", agent.pid())).unwrap();
+        stat.contains(") T ")
+    });
+    assert!(host.servers.at(host.at(20)).is_empty());
+    host.grant(&GrantRequest::agent("parks", "web"));
+    let reply = agent.finish(connected);
+    assert!(reply.is_ok(), "{reply:?}");
+    assert!(agent.echoes("t"));
+    assert_eq!(host.calls("stalled", "stalled"), 1);
+    assert_eq!(host.calls("allowed", "allowed_grant"), 1);
+    let mut hasty = host.agent("hasty");
+    let denied = hasty.connect("t", host.at(20));
+    assert_eq!(denied.errno, EACCES, "{denied:?}");
+    host.wait_denied("stall_timeout", hasty.pid());
+    assert_eq!(host.calls("denied", "stall_timeout"), 1);
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn c01_a_ring_is_told_to_try_again_and_never_to_restart() {
+    let host = host().build();
+    let mut agent = host.agent("waits");
+    for polling in [false, true] {
+        assert!(agent.socket("u", host.at(20), SOCK_DGRAM).is_ok());
+        let call = RingCall::SendTo { address: host.at(20), data: "leak".to_owned() };
+        let reply = agent.run(Trick::Ring { name: "u".to_owned(), call, polling }.into());
+        assert_eq!(reply.errno, EAGAIN, "{polling} {reply:?}");
+    }
+    assert!(host.servers.at(host.at(20)).is_empty());
+}
