@@ -8,6 +8,11 @@ pub const UNIX_NAME_WORDS: usize = 14;
 /// As bytes.
 pub const UNIX_NAME_BYTES: usize = UNIX_NAME_WORDS * 8;
 
+/// Number that stands for every peer that is bound to nothing: no policy can name it.
+pub const NAMELESS_PEER: u64 = 0;
+/// Number in records about a peer whose name could not be read, or that nobody could be told of.
+pub const UNKNOWN_PEER: u64 = u64::MAX;
+
 /// What names a unix socket. Key of the table of peers.
 ///
 /// One in the file system is its inode, whatever path leads there; one in the abstract namespace is

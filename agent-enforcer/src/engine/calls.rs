@@ -32,7 +32,7 @@ use crate::{
         grant::GrantState,
         policy::{Agent, Mode, OnMiss, Ruling, rule},
     },
-    verdicts::{Allowance, Extent},
+    verdicts::{Allowance, Extent, UNTIL_NEXT_GENERATION_NS},
 };
 use answer::Ending;
 pub(super) use uses::UseStage;
@@ -40,9 +40,11 @@ pub(super) use uses::UseStage;
 /// How long a caller may wait for its executable to be hashed, or for a use to be recorded.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a unix socket may be called without another look at what its path leads to, where its file
-/// system can't tell it from a successor with its inode number.
-const AMBIGUOUS: Duration = Duration::from_secs(1);
+/// How long a decision about a unix socket may hold without another look at what the policy's paths lead
+/// to: a denial, as any of them may lead to that socket tomorrow, and what is allowed where its file
+/// system can't tell it from a successor with its inode number. Callers that must not wait come back
+/// for their answer in that time.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What is to be done about one question.
 enum Resolution {
@@ -165,7 +167,7 @@ impl Engine {
             Ruling::Allow { tool, grant, expires_ns, reason, counted: false } => {
                 let grant = grant.unwrap_or_default();
                 let expires_ns = if self.peers.is_ambiguous(&destination) {
-                    expires_ns.min(now_ns + nanoseconds(AMBIGUOUS))
+                    expires_ns.min(now_ns + nanoseconds(LOOK_AGAIN))
                 } else {
                     expires_ns
                 };
@@ -174,9 +176,7 @@ impl Engine {
                 Resolution::Allow { tool, allowance }
             }
             Ruling::Deny { reason, tool } => {
-                // Which unix socket a path of the policy leads to may change at any time.
-                let lasting = destination.family() != PeerFamily::Unix as u8;
-                Resolution::Deny { reason: agent.on_miss.denial(reason), tool, lasting }
+                Resolution::Deny { reason: agent.on_miss.denial(reason), tool, lasting: true }
             }
             Ruling::Allow { tool, grant, counted: true, .. } => {
                 match (self.given_allowance(agent, record, tool, now_ns), grant) {
@@ -243,7 +243,43 @@ impl Engine {
     }
 }
 
+/// When a lasting denial ends, ns of `CLOCK_BOOTTIME`.
+fn denial_end_ns(destination: &Destination, now_ns: u64) -> u64 {
+    if destination.family() == PeerFamily::Unix as u8 {
+        now_ns + nanoseconds(LOOK_AGAIN)
+    } else {
+        UNTIL_NEXT_GENERATION_NS
+    }
+}
+
 /// Whether a call's packets can be held and its flow be reset.
 fn is_tcp(destination: &Destination) -> bool {
     destination.family() == PeerFamily::Ip as u8 && destination.protocol() == PROTOCOL_TCP
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tcp_is_held_and_reset() {
+        assert!(is_tcp(&Destination::v4(1, 443, PROTOCOL_TCP)));
+        for other in [
+            Destination::v4(1, 53, 17),
+            Destination::unix(6),
+            Destination::vsock(6, 6),
+            Destination::netlink(6),
+            Destination::socket(6),
+        ] {
+            assert!(!is_tcp(&other), "{other}");
+        }
+    }
+
+    #[test]
+    fn denials_last_until_the_next_generation_but_those_of_unix_sockets_are_looked_at_again() {
+        assert_eq!(denial_end_ns(&Destination::unix(7), 5), 10_000_000_005);
+        for other in [Destination::v4(1, 2, PROTOCOL_TCP), Destination::vsock(2, 7)] {
+            assert_eq!(denial_end_ns(&other, 5), UNTIL_NEXT_GENERATION_NS, "{other}");
+        }
+    }
 }

@@ -20,7 +20,7 @@ use std::{
 
 use agent_enforcer_common::{
     destination::{Destination, PeerFamily},
-    peer::{NumberedPeer, PeerRecord, UNIX_NAME_WORDS, UnixPeer},
+    peer::{NAMELESS_PEER, NumberedPeer, PeerRecord, UNIX_NAME_WORDS, UNKNOWN_PEER, UnixPeer},
 };
 
 use super::{Engine, SURVEY, nanoseconds};
@@ -94,7 +94,9 @@ impl Peers {
     pub(super) fn learn_record(&mut self, record: &PeerRecord) {
         let PeerRecord { header: _, named, path_length, _pad: _, path } = record;
         let bytes = bytes(path, *path_length);
-        self.learn(named, &bytes);
+        // Unlike an abstract name, a path ends with the first zero byte, which the kernel counts.
+        let path = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        self.learn(named, path);
     }
 
     /// A peer from the kernel side's table, which has no paths.
@@ -119,7 +121,9 @@ impl Peers {
 
     /// Whether a destination is a unix socket of which nothing is known.
     pub(super) fn is_unknown(&self, destination: &Destination) -> bool {
-        is_unix(destination) && self.of(destination).is_none()
+        let [_, number] = destination.numbers();
+        let is_numbered = is_unix(destination) && ![NAMELESS_PEER, UNKNOWN_PEER].contains(&number);
+        is_numbered && !self.known.contains_key(&number)
     }
 
     fn of(&self, destination: &Destination) -> Option<&Known> {
@@ -213,7 +217,11 @@ impl Peers {
             Some(PeerFamily::Ip) => None,
             Some(PeerFamily::Unix) => Some(match self.of(destination) {
                 Some(known) => unix_name(known),
-                None => plain(destination.to_string()),
+                None => plain(match destination.numbers() {
+                    [_, NAMELESS_PEER] => "unix:nameless".to_owned(),
+                    [_, UNKNOWN_PEER] => "unix:?".to_owned(),
+                    _ => destination.to_string(),
+                }),
             }),
             Some(PeerFamily::Netlink | PeerFamily::Socket) => {
                 let shown = destination.to_string();

@@ -9,7 +9,7 @@ use agent_enforcer_common::{
     record::{CallRecord, Hook, ProcessFacts},
 };
 
-use super::{Resolution, is_tcp};
+use super::{Resolution, denial_end_ns, is_tcp};
 use crate::{
     decision::{CallDecision, Outcome},
     engine::{
@@ -19,7 +19,7 @@ use crate::{
     },
     events::Event,
     resolver::{attestation::process::network_namespace, policy::Mode},
-    verdicts::{Allowance, UNTIL_NEXT_GENERATION_NS},
+    verdicts::Allowance,
 };
 
 /// How long a denial for want of time or room is remembered: the next call asks again.
@@ -81,8 +81,11 @@ impl Engine {
         lasting: bool,
     ) {
         let now_ns = self.clock.now_ns();
-        let until_ns =
-            if lasting { UNTIL_NEXT_GENERATION_NS } else { now_ns + nanoseconds(PASSING) };
+        let until_ns = if lasting {
+            denial_end_ns(&key.destination, now_ns)
+        } else {
+            now_ns + nanoseconds(PASSING)
+        };
         let written = self.verdicts.deny(key.exec, key.destination, reason, tool, until_ns);
         self.check(written);
         let age_ns = now_ns.saturating_sub(call.record.header.time_ns);

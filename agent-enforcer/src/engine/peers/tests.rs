@@ -215,7 +215,7 @@ fn names_of_peers_are_for_people_and_lose_nothing() {
     let mut host = Host::new();
     let _server = UnixListener::bind(host.path("engine.sock")).unwrap();
     let shown = |host: &Host, peer: &Destination| host.peers.name(peer).unwrap();
-    let called = host.called("engine.sock", 1, b"/run/100%/\xff\x1b[2J");
+    let called = host.called("engine.sock", 1, b"/run/100%/\xff\x1b[2J\0");
     let name = shown(&host, &called);
     assert!(name.percent_encoded);
     assert_eq!(name.name, "unix:/run/100%25/%FF\u{1b}[2J");
@@ -224,6 +224,8 @@ fn names_of_peers_are_for_people_and_lose_nothing() {
     host.peers.learn_entry(&NumberedPeer { peer, number: 2 });
     assert_eq!(shown(&host, &Destination::unix(2)).name, "unix:?");
     assert_eq!(shown(&host, &Destination::unix(3)).to_string(), "unix:#3");
+    assert_eq!(shown(&host, &Destination::unix(NAMELESS_PEER)).to_string(), "unix:nameless");
+    assert_eq!(shown(&host, &Destination::unix(UNKNOWN_PEER)).to_string(), "unix:?");
     assert_eq!(shown(&host, &Destination::netlink(9)).to_string(), "netlink:audit");
     assert_eq!(shown(&host, &Destination::netlink(30)).to_string(), "netlink:30");
     assert_eq!(shown(&host, &Destination::socket(17)).to_string(), "family:packet");
@@ -234,12 +236,15 @@ fn names_of_peers_are_for_people_and_lose_nothing() {
 #[test]
 fn peers_are_bounded_and_a_record_tells_more_than_the_table() {
     let mut host = Host::new();
-    for number in 0..=PEER_LIMIT as u64 {
+    for number in 1..=PEER_LIMIT as u64 + 1 {
         host.peers.learn_record(&record(abstract_peer(b"name", NETNS), number, b""));
     }
     assert_eq!((host.peers.known.len(), host.peers.order.len()), (PEER_LIMIT, PEER_LIMIT));
-    assert!(host.peers.is_unknown(&Destination::unix(0)));
-    assert!(!host.peers.is_unknown(&Destination::unix(1)));
+    assert!(host.peers.is_unknown(&Destination::unix(1)));
+    assert!(!host.peers.is_unknown(&Destination::unix(2)));
+    // Nothing is known of these anywhere.
+    assert!(!host.peers.is_unknown(&Destination::unix(NAMELESS_PEER)));
+    assert!(!host.peers.is_unknown(&Destination::unix(UNKNOWN_PEER)));
     assert!(!host.peers.is_unknown(&Destination::netlink(0)));
     let _server = UnixListener::bind(host.path("engine.sock")).unwrap();
     let called = host.called("engine.sock", 1, b"/run/x");
