@@ -5,6 +5,7 @@
 
 use agent_enforcer_common::{
     config::{AgentProfile, PROFILE_AUDIT, PROFILE_DENY_ON_MISS},
+    destination::{Destination, PeerFamily},
     id::{GrantId, RequestId},
     reason::Reason,
     record::Counter,
@@ -69,12 +70,14 @@ pub(crate) fn judge<const CURRENT: bool>(
     let audit = profile.flags & PROFILE_AUDIT != 0;
     match look_up(case, past.purpose) {
         Answer::Allow(permit) => Judgement::Allow { permit, source: Source::Map },
-        Answer::Deny(refusal) if audit => {
+        Answer::Deny(refusal) if audit && refusal.reason != Reason::Guarded.raw() => {
             report::audited(case, &refusal);
             Judgement::Watched
         }
         Answer::Deny(refusal) => Judgement::Deny { refusal, source: Source::Map },
-        Answer::Unknown { attested } if attested && denies_on_miss(profile) && !audit => {
+        Answer::Unknown { attested }
+            if attested && denies_on_miss(profile) && !audit && is_compiled(&case.destination) =>
+        {
             Judgement::Deny { refusal: Refusal::new(Reason::DeniedOnMiss), source: Source::Hook }
         }
         Answer::Unknown { attested } => {
@@ -97,6 +100,13 @@ pub(crate) fn judge<const CURRENT: bool>(
             }
         }
     }
+}
+
+/// Whether the prefixes tell all that is allowed. Unix sockets have numbers that nobody knows before
+/// they are called: only the daemon knows which of them a tool names.
+#[inline(always)]
+fn is_compiled(destination: &Destination) -> bool {
+    destination.family() != PeerFamily::Unix as u8
 }
 
 #[inline(always)]
