@@ -34,6 +34,7 @@ use hooks::{
     cgroups,
     connect::{Connect, V4, V6},
     egress::{self, PacketOutcome},
+    guard::{self, GuardOutcome, files},
     lineage,
     sendmsg::Sendmsg,
 };
@@ -64,6 +65,16 @@ fn packet_code(outcome: PacketOutcome) -> i32 {
         PacketOutcome::Pass => 1,
         PacketOutcome::Drop => 0,
         PacketOutcome::Lose => 2,
+    }
+}
+
+/// What another program has denied never comes here (arch/x86/net/bpf_jit_comp.c
+/// `invoke_bpf_mod_ret` ends with the first error).
+#[inline(always)]
+fn guard_code(outcome: GuardOutcome) -> i32 {
+    match outcome {
+        GuardOutcome::Pass => 0,
+        GuardOutcome::Deny => -EACCES,
     }
 }
 
@@ -143,6 +154,45 @@ fn ae_cgrp_rmdir(ctx: RawTracePointContext) -> i32 {
 fn ae_lsm_exec(ctx: LsmContext) -> i32 {
     lineage::committed(&ctx);
     0
+}
+
+/// Entry points of self-protection, all of one form.
+macro_rules! guards {
+    ($($name:ident, $hook:literal => $judge:expr;)+) => {
+        $(
+            #[lsm(hook = $hook)]
+            fn $name(ctx: LsmContext) -> i32 {
+                guard_code($judge(&ctx))
+            }
+        )+
+    };
+}
+
+guards! {
+    ae_guard_bpf, "bpf" => guard::bpf::bpf;
+    ae_guard_ptrace, "ptrace_access_check" => guard::ptrace::access_check;
+    ae_guard_trcme, "ptrace_traceme" => guard::ptrace::traceme;
+    ae_guard_kill, "task_kill" => guard::daemon::kill;
+    ae_guard_sigio, "file_send_sigiotask" => guard::daemon::sigio;
+    ae_guard_rlimit, "task_setrlimit" => guard::daemon::set_rlimit;
+    ae_guard_nice, "task_setnice" => guard::daemon::schedule;
+    ae_guard_ioprio, "task_setioprio" => guard::daemon::schedule;
+    ae_guard_sched, "task_setscheduler" => guard::daemon::schedule;
+    ae_guard_memory, "task_movememory" => guard::daemon::schedule;
+    ae_guard_open, "file_open" => files::open;
+    ae_guard_create, "inode_create" => files::change::<1>;
+    ae_guard_link, "inode_link" => files::change_both::<0, 2>;
+    ae_guard_unlink, "inode_unlink" => files::change::<1>;
+    ae_guard_symlnk, "inode_symlink" => files::change::<1>;
+    ae_guard_mkdir, "inode_mkdir" => files::change::<1>;
+    ae_guard_rmdir, "inode_rmdir" => files::change::<1>;
+    ae_guard_mknod, "inode_mknod" => files::change::<1>;
+    ae_guard_rename, "inode_rename" => files::change_both::<1, 3>;
+    ae_guard_attr, "inode_setattr" => files::set_attributes;
+    ae_guard_xattr, "inode_setxattr" => files::change::<1>;
+    ae_guard_rmxatr, "inode_removexattr" => files::change::<1>;
+    ae_guard_acl, "inode_set_acl" => files::change::<1>;
+    ae_guard_rmacl, "inode_remove_acl" => files::change::<1>;
 }
 
 /// The helpers that a GPL-compatible program may use are needed (`bpf_probe_read_kernel`).
