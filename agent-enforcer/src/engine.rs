@@ -6,7 +6,9 @@
 
 mod adoption;
 mod calls;
+mod canary;
 mod force;
+mod guarded;
 mod handle;
 mod held;
 mod images;
@@ -17,6 +19,7 @@ mod tallies;
 
 use std::{
     collections::{HashMap, VecDeque},
+    convert::Infallible,
     path::PathBuf,
     sync::{Arc, mpsc::SyncSender},
     time::{Duration, SystemTime},
@@ -62,6 +65,7 @@ use crate::{
     verdicts::{VerdictError, Verdicts},
 };
 use calls::UseStage;
+use canary::Canary;
 use images::Image;
 use pending::Pending;
 use queries::LOST;
@@ -179,12 +183,16 @@ pub struct Parts {
     pub globs: SyncSender<Vec<String>>,
     /// Mount point of cgroup v2.
     pub cgroups: PathBuf,
+    /// The cgroup that enforcement is attached to.
+    pub cgroup_root: PathBuf,
     /// Which programs are in force.
     pub plane: Plane,
     /// Their names.
     pub programs: Vec<String>,
     /// Limits of what may wait.
     pub limits: PendingLimits,
+    /// Dropped: nobody looks after guarded files any more.
+    pub guarding: SyncSender<Infallible>,
 }
 
 /// Why an engine can't begin.
@@ -229,6 +237,8 @@ pub struct Engine {
     cgroups: PathBuf,
     plane: Plane,
     programs: Vec<String>,
+    canary: Canary,
+    _guarding: SyncSender<Infallible>,
     uses: SyncSender<UseRequest>,
     globs: SyncSender<Vec<String>>,
     images: HashMap<ExecId, Image>,
@@ -291,9 +301,11 @@ impl Engine {
             uses,
             globs,
             cgroups,
+            cgroup_root,
             plane,
             programs,
             limits,
+            guarding,
         } = parts;
         let mut engine = Self {
             policy_dir,
@@ -313,9 +325,11 @@ impl Engine {
             hashers,
             flows,
             held_timers,
+            canary: Canary::new(plane, &cgroups, cgroup_root),
             cgroups,
             plane,
             programs,
+            _guarding: guarding,
             uses,
             globs,
             images: HashMap::new(),
@@ -334,6 +348,7 @@ impl Engine {
             lost: [0; LOST.len()],
             ended: HashMap::new(),
         };
+        engine.verdicts.set(StateWord::DaemonTgid, std::process::id().into())?;
         let slot = engine.verdicts.word(StateWord::SelectorSlot)?;
         engine.selectors.resume(u32::try_from(slot).unwrap_or_default());
         engine.lost = engine.lost_records();
@@ -361,6 +376,7 @@ impl Engine {
                 self.tag_inherited_sockets(&record.process);
                 self.on_executed(&record.process);
             }
+            Record::Guarded(record, guard) => self.on_guarded(record, *guard),
             Record::Executed(record) => self.on_executed(&record.process),
             Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
             Record::TableFull(record) => {
@@ -420,6 +436,8 @@ impl Engine {
                 // From now on nobody decides: calls without a verdict are denied at once.
                 let silent = self.verdicts.heartbeat(0);
                 self.check(silent);
+                let gone = self.verdicts.set(StateWord::DaemonTgid, 0);
+                self.check(gone);
                 self.tell_counted();
                 return Next::Stop;
             }
@@ -453,6 +471,7 @@ impl Engine {
             self.tell_lost_records();
             self.tell_counted();
             self.make_room_to_count(now_ns);
+            self.watch_planes(now_ns);
         }
     }
 

@@ -1,7 +1,9 @@
 //! Bytes of the ring -> records. The bytes come from the kernel programs, but perhaps of another
 //! version: nothing is believed before kind and size agree.
 
-use agent_enforcer_common::record::{CallRecord, Hook, ProcessRecord, RecordHeader, RecordKind};
+use agent_enforcer_common::record::{
+    CallRecord, Guard, GuardRecord, Hook, ProcessRecord, RecordHeader, RecordKind,
+};
 use aya::Pod;
 
 /// A record of the kernel side.
@@ -27,6 +29,8 @@ pub enum Record {
     InstanceEnded(ProcessRecord),
     /// See `RecordKind::TableFull`.
     TableFull(ProcessRecord),
+    /// See `RecordKind::Guarded`.
+    Guarded(GuardRecord, Guard),
 }
 
 /// A record that is none.
@@ -58,6 +62,9 @@ pub enum DecodeError {
     /// A hook of another version.
     #[error("a record of unknown hook {0}; restart the daemon to replace the kernel programs")]
     Hook(u8),
+    /// A guard of another version.
+    #[error("a record of unknown guard {0}; restart the daemon to replace the kernel programs")]
+    Guard(u32),
 }
 
 /// Reads one record.
@@ -74,7 +81,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         RecordKind::Joined => Record::Joined(whole(bytes, &header)?),
         RecordKind::Executed => Record::Executed(whole(bytes, &header)?),
         RecordKind::InstanceEnded => Record::InstanceEnded(whole(bytes, &header)?),
-        RecordKind::Peer | RecordKind::Guarded => return Err(DecodeError::Kind(header.kind)),
+        RecordKind::Guarded => guarded(bytes, &header)?,
+        RecordKind::Peer => return Err(DecodeError::Kind(header.kind)),
         RecordKind::TableFull => Record::TableFull(whole::<ProcessRecord>(bytes, &header)?),
     })
 }
@@ -87,6 +95,12 @@ fn call(
     let record: CallRecord = whole(bytes, header)?;
     let hook = Hook::from_raw(record.hook).ok_or(DecodeError::Hook(record.hook))?;
     Ok(make(record, hook))
+}
+
+fn guarded(bytes: &[u8], header: &RecordHeader) -> Result<Record, DecodeError> {
+    let record: GuardRecord = whole(bytes, header)?;
+    let guard = Guard::from_raw(record.guard).ok_or(DecodeError::Guard(record.guard))?;
+    Ok(Record::Guarded(record, guard))
 }
 
 fn whole<T: Pod>(bytes: &[u8], header: &RecordHeader) -> Result<T, DecodeError> {
@@ -122,6 +136,21 @@ mod tests {
     fn reads_a_whole_record() {
         let bytes = process(RecordKind::Executed as u32, size_of::<ProcessRecord>() as u32);
         assert!(matches!(decode(&bytes), Ok(Record::Executed(_))));
+    }
+
+    #[test]
+    fn reads_a_guard_record_and_refuses_an_unknown_guard() {
+        let mut bytes = vec![0; size_of::<GuardRecord>()];
+        bytes[..4].copy_from_slice(&(RecordKind::Guarded as u32).to_ne_bytes());
+        bytes[4..8].copy_from_slice(&(size_of::<GuardRecord>() as u32).to_ne_bytes());
+        assert!(matches!(decode(&bytes), Err(DecodeError::Guard(0))));
+        let guard = std::mem::offset_of!(GuardRecord, guard);
+        bytes[guard..guard + 4].copy_from_slice(&(Guard::Signal as u32).to_ne_bytes());
+        bytes[guard + 4..guard + 8].copy_from_slice(&77_u32.to_ne_bytes());
+        let decoded = decode(&bytes);
+        let Ok(Record::Guarded(record, Guard::Signal)) = decoded else { panic!("{decoded:?}") };
+        assert_eq!(record.target_tgid, 77);
+        assert!(matches!(decode(&bytes[..100]), Err(DecodeError::Short { found: 100, .. })));
     }
 
     #[test]
