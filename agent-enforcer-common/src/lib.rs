@@ -12,6 +12,7 @@
 pub mod config;
 pub mod destination;
 pub mod glob;
+pub mod guard;
 pub mod id;
 pub mod names;
 pub mod packet;

@@ -46,6 +46,55 @@ pub const LSM_RECEIVE: &str = "ae_lsm_receive";
 /// LSM `bprm_committed_creds`.
 pub const LSM_EXEC: &str = "ae_lsm_exec";
 
+/// LSM `bpf`.
+pub const GUARD_BPF: &str = "ae_guard_bpf";
+/// LSM `ptrace_access_check`.
+pub const GUARD_PTRACE: &str = "ae_guard_ptrace";
+/// LSM `ptrace_traceme`.
+pub const GUARD_TRACEME: &str = "ae_guard_trcme";
+/// LSM `task_kill`.
+pub const GUARD_KILL: &str = "ae_guard_kill";
+/// LSM `file_send_sigiotask`.
+pub const GUARD_SIGIO: &str = "ae_guard_sigio";
+/// LSM `task_setrlimit`.
+pub const GUARD_RLIMIT: &str = "ae_guard_rlimit";
+/// LSM `task_setnice`.
+pub const GUARD_NICE: &str = "ae_guard_nice";
+/// LSM `task_setioprio`.
+pub const GUARD_IOPRIO: &str = "ae_guard_ioprio";
+/// LSM `task_setscheduler`.
+pub const GUARD_SCHEDULER: &str = "ae_guard_sched";
+/// LSM `task_movememory`.
+pub const GUARD_MEMORY: &str = "ae_guard_memory";
+/// LSM `file_open`.
+pub const GUARD_OPEN: &str = "ae_guard_open";
+/// LSM `inode_create`.
+pub const GUARD_CREATE: &str = "ae_guard_create";
+/// LSM `inode_link`.
+pub const GUARD_LINK: &str = "ae_guard_link";
+/// LSM `inode_unlink`.
+pub const GUARD_UNLINK: &str = "ae_guard_unlink";
+/// LSM `inode_symlink`.
+pub const GUARD_SYMLINK: &str = "ae_guard_symlnk";
+/// LSM `inode_mkdir`.
+pub const GUARD_MKDIR: &str = "ae_guard_mkdir";
+/// LSM `inode_rmdir`.
+pub const GUARD_RMDIR: &str = "ae_guard_rmdir";
+/// LSM `inode_mknod`.
+pub const GUARD_MKNOD: &str = "ae_guard_mknod";
+/// LSM `inode_rename`.
+pub const GUARD_RENAME: &str = "ae_guard_rename";
+/// LSM `inode_setattr`.
+pub const GUARD_SETATTR: &str = "ae_guard_attr";
+/// LSM `inode_setxattr`.
+pub const GUARD_SETXATTR: &str = "ae_guard_xattr";
+/// LSM `inode_removexattr`.
+pub const GUARD_REMOVEXATTR: &str = "ae_guard_rmxatr";
+/// LSM `inode_set_acl`.
+pub const GUARD_SET_ACL: &str = "ae_guard_acl";
+/// LSM `inode_remove_acl`.
+pub const GUARD_REMOVE_ACL: &str = "ae_guard_rmacl";
+
 /// Thread group id -> `ProcessTag`.
 pub const PROCS: &str = "AE_PROCS";
 /// Bitmap of processes that found no room in `PROCS`.
@@ -68,6 +117,8 @@ pub const TAGS: &str = "AE_TAGS";
 pub const PEERS: &str = "AE_PEERS";
 /// Thread group and thread id -> `ParkedCall`.
 pub const PARKED: &str = "AE_PARKED";
+/// `GuardedInode` -> `GUARDED_*`.
+pub const GUARDED: &str = "AE_GUARDED";
 /// Records for the daemon.
 pub const RING: &str = "AE_RING";
 /// Slot -> `Tally`.
@@ -94,6 +145,8 @@ pub const DEFAULTS: &str = "AE_DEFAULTS";
 pub const OFFSETS: &str = "OFFSETS";
 /// Global: `Limits`.
 pub const LIMITS: &str = "LIMITS";
+/// Global: `GuardOffsets`.
+pub const GUARD_OFFSETS: &str = "GUARD_OFFSETS";
 
 /// Every map that outlives the daemon.
 pub const MAPS: &[&str] = &[
@@ -108,6 +161,7 @@ pub const MAPS: &[&str] = &[
     TAGS,
     PEERS,
     PARKED,
+    GUARDED,
     RING,
     TALLIES,
     STATE,

@@ -246,6 +246,17 @@ impl Guard {
             _ => None,
         }
     }
+
+    /// The word in the event.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Bpf => "bpf",
+            Self::Ptrace => "ptrace",
+            Self::Signal => "signal",
+            Self::Limits => "limits",
+            Self::File => "file",
+        }
+    }
 }
 
 /// A record about what an agent may not do to the host.

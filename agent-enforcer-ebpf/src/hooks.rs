@@ -4,6 +4,7 @@ pub(crate) mod call;
 pub(crate) mod cgroups;
 pub(crate) mod connect;
 pub(crate) mod egress;
+pub(crate) mod guard;
 pub(crate) mod lineage;
 pub(crate) mod lsm;
 pub(crate) mod sendmsg;

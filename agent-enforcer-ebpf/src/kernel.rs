@@ -3,6 +3,8 @@
 //! Every read may fail; a failed read is `None` and never a made-up value.
 
 pub(crate) mod cgroup;
+pub(crate) mod cred;
+pub(crate) mod dentry;
 pub(crate) mod file;
 pub(crate) mod sock;
 pub(crate) mod task;
@@ -34,6 +36,12 @@ impl Address {
     #[inline(always)]
     pub(crate) const fn get(self) -> u64 {
         self.0
+    }
+
+    /// The struct whose field this is the address of.
+    #[inline(always)]
+    pub(crate) const fn before(self, offset: usize) -> Self {
+        Self(self.0.wrapping_sub(offset as u64))
     }
 
     /// Reads a field.

@@ -35,6 +35,7 @@ use hooks::{
     cgroups,
     connect::{Connect, V4, V6},
     egress::{self, PacketOutcome},
+    guard::{self, GuardOutcome, files},
     lineage,
     lsm::{self, LsmOutcome},
     sendmsg::Sendmsg,
@@ -69,23 +70,27 @@ fn packet_code(outcome: PacketOutcome) -> i32 {
     }
 }
 
-/// An errno fails the call, unless another program has failed it already.
+/// What another program has denied never comes here (arch/x86/net/bpf_jit_comp.c
+/// `invoke_bpf_mod_ret` ends with the first error).
 ///
 /// `ERESTARTNOINTR` (include/linux/errno.h) is turned into a restart on the way out, as a signal
 /// stands there (arch/x86/kernel/signal.c `arch_do_signal_or_restart`).
 #[inline(always)]
-fn lsm_code(before: i32, hook: impl FnOnce() -> LsmOutcome) -> i32 {
+fn lsm_code(outcome: LsmOutcome) -> i32 {
     const ERESTARTNOINTR: i32 = 513;
-    const MAX_ERRNO: i32 = 4095;
-    if before != 0 {
-        // VERIFIER: nothing else may be returned (kernel/bpf/bpf_lsm.c `bpf_lsm_get_retval_range`, 6.12).
-        return before.clamp(-MAX_ERRNO, 0);
-    }
-    match hook() {
+    match outcome {
         LsmOutcome::Pass => 0,
         LsmOutcome::Deny => -EACCES,
         LsmOutcome::TryAgain => -EAGAIN,
         LsmOutcome::Restart => -ERESTARTNOINTR,
+    }
+}
+
+#[inline(always)]
+fn guard_code(outcome: GuardOutcome) -> i32 {
+    match outcome {
+        GuardOutcome::Pass => 0,
+        GuardOutcome::Deny => -EACCES,
     }
 }
 
@@ -169,42 +174,81 @@ fn ae_lsm_exec(ctx: LsmContext) -> i32 {
 
 #[lsm(hook = "socket_create")]
 fn ae_lsm_create(ctx: LsmContext) -> i32 {
-    lsm_code(ctx.arg(4), || lsm::create::create(&ctx))
+    lsm_code(lsm::create::create(&ctx))
 }
 
 #[lsm(hook = "socket_post_create")]
 fn ae_lsm_created(ctx: LsmContext) -> i32 {
-    lsm_code(ctx.arg(5), || lsm::create::created(&ctx))
+    lsm_code(lsm::create::created(&ctx))
 }
 
 #[lsm(hook = "socket_listen")]
 fn ae_lsm_listen(ctx: LsmContext) -> i32 {
-    lsm_code(ctx.arg(2), || lsm::create::listen(&ctx))
+    lsm_code(lsm::create::listen(&ctx))
 }
 
 #[lsm(hook = "socket_connect")]
 fn ae_lsm_connect(ctx: LsmContext) -> i32 {
-    lsm_code(ctx.arg(3), || lsm::connect::connect(&ctx))
+    lsm_code(lsm::connect::connect(&ctx))
 }
 
 #[lsm(hook = "socket_sendmsg")]
 fn ae_lsm_sendmsg(ctx: LsmContext) -> i32 {
-    lsm_code(ctx.arg(3), || lsm::sendmsg::sendmsg(&ctx))
+    lsm_code(lsm::sendmsg::sendmsg(&ctx))
 }
 
 #[lsm(hook = "unix_stream_connect")]
 fn ae_lsm_unixconn(ctx: LsmContext) -> i32 {
-    lsm_code(ctx.arg(3), || lsm::unix::stream_connect(&ctx))
+    lsm_code(lsm::unix::stream_connect(&ctx))
 }
 
 #[lsm(hook = "unix_may_send")]
 fn ae_lsm_unixsend(ctx: LsmContext) -> i32 {
-    lsm_code(ctx.arg(2), || lsm::unix::may_send(&ctx))
+    lsm_code(lsm::unix::may_send(&ctx))
 }
 
 #[lsm(hook = "file_receive")]
 fn ae_lsm_receive(ctx: LsmContext) -> i32 {
-    lsm_code(ctx.arg(1), || lsm::receive::receive(&ctx))
+    lsm_code(lsm::receive::receive(&ctx))
+}
+
+/// Entry points of self-protection, all of one form.
+macro_rules! guards {
+    ($($name:ident, $hook:literal => $judge:expr;)+) => {
+        $(
+            #[lsm(hook = $hook)]
+            fn $name(ctx: LsmContext) -> i32 {
+                guard_code($judge(&ctx))
+            }
+        )+
+    };
+}
+
+guards! {
+    ae_guard_bpf, "bpf" => guard::bpf::bpf;
+    ae_guard_ptrace, "ptrace_access_check" => guard::ptrace::access_check;
+    ae_guard_trcme, "ptrace_traceme" => guard::ptrace::traceme;
+    ae_guard_kill, "task_kill" => guard::daemon::kill;
+    ae_guard_sigio, "file_send_sigiotask" => guard::daemon::sigio;
+    ae_guard_rlimit, "task_setrlimit" => guard::daemon::set_rlimit;
+    ae_guard_nice, "task_setnice" => guard::daemon::schedule;
+    ae_guard_ioprio, "task_setioprio" => guard::daemon::schedule;
+    ae_guard_sched, "task_setscheduler" => guard::daemon::schedule;
+    ae_guard_memory, "task_movememory" => guard::daemon::schedule;
+    ae_guard_open, "file_open" => files::open;
+    ae_guard_create, "inode_create" => files::change::<1>;
+    ae_guard_link, "inode_link" => files::change_both::<0, 2>;
+    ae_guard_unlink, "inode_unlink" => files::change::<1>;
+    ae_guard_symlnk, "inode_symlink" => files::change::<1>;
+    ae_guard_mkdir, "inode_mkdir" => files::change::<1>;
+    ae_guard_rmdir, "inode_rmdir" => files::change::<1>;
+    ae_guard_mknod, "inode_mknod" => files::change::<1>;
+    ae_guard_rename, "inode_rename" => files::change_both::<1, 3>;
+    ae_guard_attr, "inode_setattr" => files::set_attributes;
+    ae_guard_xattr, "inode_setxattr" => files::change::<1>;
+    ae_guard_rmxatr, "inode_removexattr" => files::change::<1>;
+    ae_guard_acl, "inode_set_acl" => files::change::<1>;
+    ae_guard_rmacl, "inode_remove_acl" => files::change::<1>;
 }
 
 /// The helpers that a GPL-compatible program may use are needed (`bpf_probe_read_kernel`).

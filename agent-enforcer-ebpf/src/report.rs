@@ -10,9 +10,10 @@ use agent_enforcer_common::{
     id::{GrantId, RequestId, ToolId},
     peer::{NumberedPeer, PeerRecord, UNIX_NAME_WORDS},
     process::ProcessTag,
+    reason::Reason,
     record::{
-        CALL_PARKED, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Counter, Hook, ProcessFacts,
-        ProcessRecord, RecordHeader, RecordKind,
+        CALL_PARKED, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Counter, Guard, GuardRecord, Hook,
+        ProcessFacts, ProcessRecord, RecordHeader, RecordKind,
     },
 };
 use aya_ebpf::{
@@ -336,4 +337,21 @@ pub(crate) fn process(kind: RecordKind, tgid: u32, tag: &ProcessTag) {
         | RecordKind::InstanceEnded
         | RecordKind::TableFull => ring::submit_later(entry),
     }
+}
+
+/// Tells of what the current process, an agent's, may not do to the host.
+#[inline(always)]
+pub(crate) fn guarded(tgid: u32, tag: &ProcessTag, guard: Guard, target_tgid: u32, argument: u64) {
+    counters::count_reason(Reason::Guarded.raw());
+    let Some(mut entry) = ring::reserve::<GuardRecord>() else {
+        return counters::count(Counter::LostGuarded);
+    };
+    // SAFETY: as in `write_call`.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    write_header::<GuardRecord>(&mut record.header, RecordKind::Guarded);
+    write_facts::<true>(&mut record.process, tgid, tag);
+    record.guard = guard as u32;
+    record.target_tgid = target_tgid;
+    record.argument = argument;
+    ring::submit_later(entry);
 }

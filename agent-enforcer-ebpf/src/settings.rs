@@ -1,7 +1,10 @@
 //! What the loader set before the programs were loaded. Read-only for the verifier, so that
 //! branches on them cost nothing.
 
-use agent_enforcer_common::config::{Limits, Offsets};
+use agent_enforcer_common::{
+    config::{Limits, Offsets},
+    guard::GuardOffsets,
+};
 
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets {
@@ -61,6 +64,30 @@ static OFFSETS: Offsets = Offsets {
 static LIMITS: Limits =
     Limits { wait_turns: 0, waiters: 0, heartbeat_stale_ns: 0, requests_per_second: 0 };
 
+#[unsafe(no_mangle)]
+static GUARD_OFFSETS: GuardOffsets = GuardOffsets {
+    proc_inode_pid: 0,
+    proc_inode_sysctl: 0,
+    proc_inode_vfs_inode: 0,
+    pid_tasks: 0,
+    task_pid_links: 0,
+    dentry_d_parent: 0,
+    dentry_d_inode: 0,
+    dentry_d_sb: 0,
+    dentry_d_alias: 0,
+    inode_i_dentry: 0,
+    super_block_s_magic: 0,
+    file_dentry: 0,
+    file_f_mode: 0,
+    cred_euid: 0,
+    cred_suid: 0,
+    cred_fsuid: 0,
+    cred_cap_permitted: 0,
+    cred_user_ns: 0,
+    user_namespace_level: 0,
+    setattr_dentry: 0,
+};
+
 /// Reads one field of a global: volatile, because the loader writes it behind the compiler's back.
 macro_rules! offset {
     ($field:ident) => {
@@ -70,9 +97,24 @@ macro_rules! offset {
 }
 pub(crate) use offset;
 
+/// As `offset!`, for what only the hooks of self-protection need.
+macro_rules! guard_offset {
+    ($field:ident) => {
+        // SAFETY: as `offset!`.
+        unsafe { core::ptr::read_volatile(&raw const crate::settings::guard_offsets().$field) }
+            as usize
+    };
+}
+pub(crate) use guard_offset;
+
 #[inline(always)]
 pub(crate) fn offsets() -> &'static Offsets {
     &OFFSETS
+}
+
+#[inline(always)]
+pub(crate) fn guard_offsets() -> &'static GuardOffsets {
+    &GUARD_OFFSETS
 }
 
 #[inline(always)]

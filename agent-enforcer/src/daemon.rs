@@ -26,6 +26,7 @@ use crate::{
     cli::{LogFormat, RunArgs},
     engine::{DetachOrder, Engine, EngineHandle, Message, Parts, PendingLimits},
     events::{DaemonEvent, Event, EventQueue, EventStage, EventsConfig, SystemClock, start},
+    guard::{Guard, GuardedPaths},
     host,
     intake::{self, Inbox, IntakeError},
     kernel::{
@@ -98,7 +99,7 @@ async fn serve(args: RunArgs) -> Result<()> {
     let agent_ids = store.agent_ids(names)?.into_iter().collect();
     let (events, stage) = start_events(&args)?;
 
-    let config = kernel_config(&args, plane, cgroup_root);
+    let config = kernel_config(&args, plane, cgroup_root.clone());
     let (mut kernel, maps) = Kernel::load(config)?;
     let takes_over = kernel.takes_over();
     let mut verdicts = Verdicts::new(maps.verdicts, maps.state)?;
@@ -110,7 +111,10 @@ async fn serve(args: RunArgs) -> Result<()> {
     let (inbox, mailbox) = intake::inbox()?;
     let (uses, uses_asked) = sync_channel(USES);
     let (globs, globs_named) = sync_channel(16);
-    let workers = workers::start(Arc::clone(&store), inbox.clone(), uses_asked, globs_named)?;
+    let mut workers = workers::start(Arc::clone(&store), inbox.clone(), uses_asked, globs_named)?;
+    let guard = Guard::new(guarded_paths(&args), maps.guarded)?;
+    let (guarding, guarding_ends) = sync_channel(0);
+    workers.guard(guard, guarding_ends, events.clone())?;
     let parts = Parts {
         policy_dir: args.policy.clone(),
         policy,
@@ -128,10 +132,12 @@ async fn serve(args: RunArgs) -> Result<()> {
         uses,
         globs,
         cgroups,
+        cgroup_root,
         control_socket,
         plane,
         programs: kernel.programs(),
         limits: pending_limits(&args)?,
+        guarding,
     };
     kernel.attach()?;
     // What was attached must not stay behind a daemon that could not begin.
@@ -283,6 +289,18 @@ fn kernel_config(args: &RunArgs, plane: host::Plane, cgroup_root: PathBuf) -> Ke
         max_verdicts: args.max_verdicts,
         ring_bytes: args.ring_bytes,
     }
+}
+
+fn guarded_paths(args: &RunArgs) -> GuardedPaths {
+    let mut trees = vec![
+        args.state_dir.clone(),
+        args.runtime_dir.clone(),
+        args.policy.clone(),
+        Pins::directory(&args.bpffs),
+    ];
+    // Where it can't be told, what would be closed is what nobody can find either.
+    trees.extend(std::env::current_exe());
+    GuardedPaths { trees, events: args.events.clone() }
 }
 
 fn start_events(args: &RunArgs) -> Result<(EventQueue, EventStage)> {

@@ -9,7 +9,7 @@ use agent_enforcer_common::{
     destination::Destination,
     id::{ExecId, Generation, GrantId, InstanceId},
     reason::Reason,
-    record::Hook,
+    record::{Guard, Hook},
 };
 use serde::{Serialize, Serializer};
 
@@ -161,6 +161,29 @@ pub struct CallDecision {
     pub netns_cookie: u64,
     /// The generation that it was decided in.
     pub generation: Generation,
+}
+
+/// What an agent's process tried and is denied to every agent, whatever its grants.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// What it was aimed at.
+    pub guard: Guard,
+    /// Process that it was aimed at, 0 where it was none.
+    pub target_pid: u32,
+    /// See [`Guard`].
+    pub argument: u64,
+    /// When the kernel saw it, ns of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+    /// Name of the agent; empty where the process was not tracked.
+    pub agent: Arc<str>,
+    /// Owner of the agent.
+    pub owner: Arc<str>,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The process that became the program image.
+    pub process: Arc<Process>,
+    /// Process id of the caller: forked children share the image.
+    pub pid: u32,
 }
 
 impl CallDecision {

@@ -6,7 +6,9 @@
 
 mod adoption;
 mod calls;
+mod canary;
 mod force;
+mod guarded;
 mod handle;
 mod held;
 mod images;
@@ -19,6 +21,7 @@ mod tallies;
 
 use std::{
     collections::{HashMap, VecDeque},
+    convert::Infallible,
     path::PathBuf,
     sync::{Arc, mpsc::SyncSender},
     time::{Duration, SystemTime},
@@ -65,6 +68,7 @@ use crate::{
     verdicts::{VerdictError, Verdicts},
 };
 use calls::UseStage;
+use canary::Canary;
 use images::Image;
 use peers::Peers;
 use pending::Pending;
@@ -185,12 +189,16 @@ pub struct Parts {
     pub cgroups: PathBuf,
     /// The daemon's own control socket.
     pub control_socket: PathBuf,
+    /// The cgroup that enforcement is attached to.
+    pub cgroup_root: PathBuf,
     /// Which programs are in force.
     pub plane: Plane,
     /// Their names.
     pub programs: Vec<String>,
     /// Limits of what may wait.
     pub limits: PendingLimits,
+    /// Dropped: nobody looks after guarded files any more.
+    pub guarding: SyncSender<Infallible>,
 }
 
 /// Why an engine can't begin.
@@ -238,6 +246,8 @@ pub struct Engine {
     cgroups: PathBuf,
     plane: Plane,
     programs: Vec<String>,
+    canary: Canary,
+    _guarding: SyncSender<Infallible>,
     uses: SyncSender<UseRequest>,
     globs: SyncSender<Vec<String>>,
     images: HashMap<ExecId, Image>,
@@ -303,9 +313,11 @@ impl Engine {
             globs,
             cgroups,
             control_socket,
+            cgroup_root,
             plane,
             programs,
             limits,
+            guarding,
         } = parts;
         let netns_cookie = host::netns_cookie().map_err(PeerError::Netns)?;
         let mut engine = Self {
@@ -326,9 +338,11 @@ impl Engine {
             hashers,
             flows,
             held_timers,
+            canary: Canary::new(plane, &cgroups, cgroup_root),
             cgroups,
             plane,
             programs,
+            _guarding: guarding,
             uses,
             globs,
             images: HashMap::new(),
@@ -349,6 +363,7 @@ impl Engine {
             lost: [0; LOST.len()],
             ended: HashMap::new(),
         };
+        engine.verdicts.set(StateWord::DaemonTgid, std::process::id().into())?;
         let slot = engine.verdicts.word(StateWord::SelectorSlot)?;
         engine.selectors.resume(u32::try_from(slot).unwrap_or_default());
         engine.read_peers();
@@ -377,6 +392,7 @@ impl Engine {
                 self.tag_inherited_sockets(&record.process);
                 self.on_executed(&record.process);
             }
+            Record::Guarded(record, guard) => self.on_guarded(record, *guard),
             Record::Executed(record) => self.on_executed(&record.process),
             Record::Peer(record) => self.peers.learn_record(record),
             Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
@@ -438,6 +454,8 @@ impl Engine {
                 let silent = self.verdicts.heartbeat(0);
                 self.check(silent);
                 self.pending.continue_all();
+                let gone = self.verdicts.set(StateWord::DaemonTgid, 0);
+                self.check(gone);
                 self.tell_counted();
                 return Next::Stop;
             }
@@ -472,6 +490,7 @@ impl Engine {
             self.tell_lost_records();
             self.tell_counted();
             self.make_room_to_count(now_ns);
+            self.watch_planes(now_ns);
         }
     }
 

@@ -25,7 +25,7 @@ use agent_enforcer_common::{
     reason::Reason,
 };
 
-use crate::decision::{CallDecision, Outcome, Process};
+use crate::decision::{Attempt, CallDecision, Outcome, Process};
 
 pub use clock::{Clock, SystemClock};
 pub use config::{EventsConfig, EventsError};
@@ -39,6 +39,8 @@ pub use stage::{EventStage, start};
 pub enum Event {
     /// A decided or stalled call.
     Call(Box<CallDecision>),
+    /// What an agent tried and is denied to every agent.
+    Attempt(Box<Attempt>),
     /// Everything else.
     Daemon(DaemonEvent),
 }
@@ -122,6 +124,10 @@ pub enum DaemonEvent {
         /// Its name (`agent_enforcer_common::names`).
         table: &'static str,
     },
+    /// The kernel side of a plane does not run any more: the daemon's own calls are not seen.
+    PlaneSilent(Silence),
+    /// It runs again.
+    PlaneBack(Silence),
     /// Something that a person must look at.
     Alarm {
         /// What is wrong.
@@ -150,9 +156,22 @@ impl DaemonEvent {
             Self::RecordsLost { .. } => "records_lost",
             Self::EventsLost { .. } => "events_lost",
             Self::TableFull { .. } => "table_full",
+            Self::PlaneSilent(_) => "plane_silent",
+            Self::PlaneBack(_) => "plane_back",
             Self::Alarm { .. } => "alarm",
         }
     }
+}
+
+/// A plane that was found silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// `cgroup` or `lsm`.
+    pub plane: &'static str,
+    /// Since when, ns of `CLOCK_BOOTTIME`.
+    pub since_ns: u64,
+    /// What can be done about it.
+    pub remedy: &'static str,
 }
 
 /// A grant, as its events tell it.
@@ -204,6 +223,8 @@ pub enum LostRecords {
     Process,
     /// Wishes to reset a denied flow; the denial itself is told by another record.
     FlowDenied,
+    /// Attempts that are denied to every agent.
+    Guarded,
 }
 
 impl LostRecords {
@@ -215,6 +236,7 @@ impl LostRecords {
             Self::Audited => "audited",
             Self::Process => "process",
             Self::FlowDenied => "flow_denied",
+            Self::Guarded => "guarded",
         }
     }
 }
@@ -235,12 +257,21 @@ pub enum EventClass {
     Daemon = 4,
     /// Too little is left of it to tell.
     Unknown = 5,
+    /// An attempt that is denied to every agent.
+    Guarded = 6,
 }
 
 impl EventClass {
     /// Every class, in the order of its number.
-    pub const ALL: [Self; 6] =
-        [Self::Allowed, Self::Denied, Self::Audited, Self::Stalled, Self::Daemon, Self::Unknown];
+    pub const ALL: [Self; 7] = [
+        Self::Allowed,
+        Self::Denied,
+        Self::Audited,
+        Self::Stalled,
+        Self::Daemon,
+        Self::Unknown,
+        Self::Guarded,
+    ];
 
     /// The word in the event.
     pub const fn word(self) -> &'static str {
@@ -251,6 +282,7 @@ impl EventClass {
             Self::Stalled => "stalled",
             Self::Daemon => "daemon",
             Self::Unknown => "unknown",
+            Self::Guarded => "guarded",
         }
     }
 }

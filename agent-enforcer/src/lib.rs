@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod decision;
 pub mod engine;
 pub mod events;
+pub mod guard;
 pub mod host;
 mod hostile_text;
 pub mod intake;

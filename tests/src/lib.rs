@@ -32,4 +32,4 @@ pub use host::{GrantRequest, HostBuilder, TestHost};
 pub use probe::{Probe, Ticket};
 pub use script::{ForkKind, Op, Reply};
 pub use servers::{Arrival, Servers, What};
-pub use trick::Trick;
+pub use trick::{Trick, Word};

@@ -1,6 +1,6 @@
 //! Unusual ways to make a call, each of which has been somebody's way round an enforcer.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,45 @@ pub struct Control {
     pub kind: i32,
     /// Content.
     pub value: Vec<u8>,
+}
+
+/// An argument of a system call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Word {
+    /// A number.
+    Number(i64),
+    /// The address of these bytes.
+    Bytes(Vec<u8>),
+    /// The address of these bytes, in which the address of others stands.
+    Pointing {
+        /// These.
+        bytes: Vec<u8>,
+        /// Where in them.
+        at: usize,
+        /// The others.
+        to: Vec<u8>,
+    },
+}
+
+impl From<i64> for Word {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<u32> for Word {
+    fn from(number: u32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+/// A path, with the zero byte at its end.
+impl From<&Path> for Word {
+    fn from(path: &Path) -> Self {
+        let mut bytes = path.as_os_str().as_encoded_bytes().to_vec();
+        bytes.push(0);
+        Self::Bytes(bytes)
+    }
 }
 
 /// Something unusual.
@@ -154,6 +193,15 @@ pub enum Trick {
         /// At most 15 bytes.
         title: String,
     },
+    /// A system call. Value: what it returns.
+    Call {
+        /// `SYS_*`.
+        number: i64,
+        /// At most six.
+        arguments: Vec<Word>,
+    },
+    /// A child that does nothing until it is killed, or its parent ends. Value: its process id.
+    Child,
     /// `unshare` of the calling thread's namespaces; children and new sockets are in them.
     Unshare {
         /// `CLONE_NEW*`.

@@ -2,7 +2,7 @@
 
 use agent_enforcer_common::{
     NEVER_NS,
-    config::{AgentProfile, PROFILE_AUDIT},
+    config::{AgentProfile, PROFILE_AUDIT, StateWord},
     destination::{Destination, PROTOCOL_TCP, PROTOCOL_UDP},
     id::{AgentId, GrantId, RequestId, ToolId},
     process::ProcessTag,
@@ -78,6 +78,8 @@ pub(crate) trait Family {
 /// functions that are handed over, and the stack is shared.
 pub(crate) trait JudgeCall {
     const HOOK: Hook;
+    /// Whether the daemon's own calls are counted, as the proof that programs of this plane run.
+    const IS_CANARY: bool;
 
     /// Lets a call go on that is decided already; false where it must be judged.
     fn is_settled<F: Family>(
@@ -112,7 +114,12 @@ pub(crate) fn sort_out<F: Family, J: JudgeCall>(ctx: &SockAddrContext) -> CallOu
     let tgid = processes::current_tgid();
     let passes = match processes::of_current(tgid) {
         Some(process) => J::is_settled::<F>(ctx.sock_addr, tgid, process),
-        None => !processes::is_untracked(tgid),
+        None => {
+            if J::IS_CANARY && u64::from(tgid) == state::read(StateWord::DaemonTgid) {
+                state::fetch_add(StateWord::CgroupCanary, 1);
+            }
+            !processes::is_untracked(tgid)
+        }
     };
     if passes { CallOutcome::Pass } else { look_closely::<F, J>(ctx.sock_addr) }
 }

@@ -76,6 +76,7 @@ pub(crate) struct Connect;
 
 impl JudgeCall for Connect {
     const HOOK: Hook = Hook::Connect;
+    const IS_CANARY: bool = true;
 
     /// Settled, and counted: nothing is asked or recorded.
     #[inline(never)]

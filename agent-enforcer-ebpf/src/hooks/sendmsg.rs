@@ -23,6 +23,7 @@ pub(crate) struct Sendmsg;
 
 impl JudgeCall for Sendmsg {
     const HOOK: Hook = Hook::Sendmsg;
+    const IS_CANARY: bool = false;
 
     #[inline(never)]
     fn is_settled<F: Family>(

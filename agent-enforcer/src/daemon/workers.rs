@@ -1,7 +1,8 @@
-//! Threads for what the intake must not wait for: the disk of counted grants, and the file system
-//! below path selectors.
+//! Threads for what the intake must not wait for: the disk of counted grants, the file system below
+//! path selectors, and the files that are closed to agents.
 
 use std::{
+    convert::Infallible,
     io,
     sync::{
         Arc,
@@ -15,6 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     engine::{Message, UseRequest},
+    events::EventQueue,
+    guard::Guard,
     intake::Inbox,
     resolver::{
         attestation::watcher::{Change, ExecutableWatcher, WatchError},
@@ -35,6 +38,17 @@ pub(super) struct Workers {
 }
 
 impl Workers {
+    /// Looks after guarded files until the sender is dropped.
+    pub(super) fn guard(
+        &mut self,
+        guard: Guard,
+        ends: Receiver<Infallible>,
+        events: EventQueue,
+    ) -> Result<(), StartError> {
+        self.threads.push(spawn("guard", move || guard.run(&ends, &events))?);
+        Ok(())
+    }
+
     pub(super) fn join(self) {
         for thread in self.threads {
             if thread.join().is_err() {

@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-const COUNTERS: [(Counter, &str); 13] = [
+const COUNTERS: [(Counter, &str); 14] = [
     (Counter::Requests, "requests"),
     (Counter::AnsweredInHook, "answered_in_hook"),
     (Counter::Held, "held"),
@@ -37,15 +37,17 @@ const COUNTERS: [(Counter, &str); 13] = [
     (Counter::Parked, "parked"),
     (Counter::ParkFailed, "park_failed"),
     (Counter::PeerUnnamed, "peer_unnamed"),
+    (Counter::LostGuarded, "lost_guarded"),
 ];
 
 /// Counters of records that found no room, and what these were about.
-pub(super) const LOST: [(Counter, LostRecords); 5] = [
+pub(super) const LOST: [(Counter, LostRecords); 6] = [
     (Counter::LostDenied, LostRecords::Denied),
     (Counter::LostAllowed, LostRecords::Allowed),
     (Counter::LostAudited, LostRecords::Audited),
     (Counter::LostProcess, LostRecords::Process),
     (Counter::LostFlowDenied, LostRecords::FlowDenied),
+    (Counter::LostGuarded, LostRecords::Guarded),
 ];
 
 impl Engine {
@@ -78,7 +80,7 @@ impl Engine {
     }
 
     fn problems(&self, counters: &BTreeMap<String, u64>) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems = self.canary.problems();
         let lost: u64 = self.lost_records().iter().sum();
         if lost > 0 {
             problems

@@ -1,13 +1,12 @@
-//! Identical calls become one event with an exact count.
+//! Identical calls become one event with an exact count, and so do identical attempts.
 //!
-//! In: calls, in the order of the queue. Out: the first of its kind at once, the rest of its
-//! window (1 s by default) as one [`Folded`] at the window's end. The counts add up to the calls,
-//! always. Windows are bounded: when there are too many, the oldest ends early.
+//! In: calls and attempts, in the order of the queue. Out: the first of its kind at once, the rest of
+//! its window (1 s by default) as one [`Folded`] or [`FoldedAttempt`] at the window's end. The counts
+//! add up, always. Windows are bounded: when there are too many, the oldest ends early.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
-};
+mod windows;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use agent_enforcer_common::{
     destination::Destination,
@@ -16,7 +15,8 @@ use agent_enforcer_common::{
 };
 
 use super::LostRecords;
-use crate::decision::{CallDecision, Outcome};
+use crate::decision::{Attempt, CallDecision, Outcome};
+use windows::{Sum, Windows};
 
 /// Windows open at the same moment.
 const WINDOWS: usize = 10_000;
@@ -40,6 +40,17 @@ pub(super) struct Folded {
     pub(super) more_pids: bool,
 }
 
+/// An attempt that stands for `count` of them.
+#[derive(Debug)]
+pub(super) struct FoldedAttempt {
+    /// The first of them.
+    pub(super) attempt: Box<Attempt>,
+    pub(super) count: u64,
+    /// When the first and the last were seen, ns of `CLOCK_BOOTTIME`.
+    pub(super) first_ns: u64,
+    pub(super) last_ns: u64,
+}
+
 /// Lost kernel records of one kind, added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LostSum {
@@ -53,6 +64,7 @@ pub(super) struct LostSum {
 #[derive(Debug)]
 pub(super) enum Emission {
     Call(Folded),
+    Attempt(FoldedAttempt),
     RecordsLost(LostSum),
 }
 
@@ -117,14 +129,44 @@ impl Key {
     }
 }
 
+/// What must be equal in attempts that are folded.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct AttemptKey {
+    instance: InstanceId,
+    exec: ExecId,
+    guard: u32,
+    target_pid: u32,
+    argument: u64,
+}
+
+impl AttemptKey {
+    fn of(attempt: &Attempt) -> Self {
+        let Attempt {
+            guard,
+            target_pid,
+            argument,
+            time_ns: _,
+            agent: _,
+            owner: _,
+            instance,
+            process,
+            pid: _,
+        } = attempt;
+        Self {
+            instance: *instance,
+            exec: process.exec,
+            guard: *guard as u32,
+            target_pid: *target_pid,
+            argument: *argument,
+        }
+    }
+}
+
 /// The open windows.
 pub(super) struct Folder {
     window_ns: u64,
-    limit: usize,
-    /// `None` while only the first call of the window was seen.
-    open: HashMap<Arc<Key>, Option<Folded>>,
-    /// Every key of `open` once, by the end of its window: they are all of one length.
-    ends: VecDeque<(u64, Arc<Key>)>,
+    calls: Windows<Key, Folded>,
+    attempts: Windows<AttemptKey, FoldedAttempt>,
     /// Kind -> end of the window, and what came after the first.
     lost: BTreeMap<LostRecords, (u64, Option<LostSum>)>,
 }
@@ -137,9 +179,8 @@ impl Folder {
     fn with_limit(window_ns: u64, limit: usize) -> Self {
         Self {
             window_ns,
-            limit,
-            open: HashMap::new(),
-            ends: VecDeque::new(),
+            calls: Windows::new(window_ns, limit),
+            attempts: Windows::new(window_ns, limit),
             lost: BTreeMap::new(),
         }
     }
@@ -148,20 +189,14 @@ impl Folder {
     pub(super) fn call(&mut self, call: Box<CallDecision>, now_ns: u64, out: &mut Vec<Emission>) {
         self.end_due(now_ns, out);
         let key = Key::of(&call);
-        if let Some(folded) = self.open.get_mut(&key) {
-            match folded {
-                Some(folded) => folded.add(&call),
-                None => *folded = Some(Folded::first(call)),
-            }
-            return;
-        }
-        if self.open.len() >= self.limit {
-            self.end_oldest(out);
-        }
-        let key = Arc::new(key);
-        self.ends.push_back((now_ns.saturating_add(self.window_ns), Arc::clone(&key)));
-        self.open.insert(key, None);
-        out.push(Emission::Call(Folded::first(call)));
+        self.calls.take(key, call, now_ns, |folded| out.push(Emission::Call(folded)));
+    }
+
+    /// Takes an attempt.
+    pub(super) fn attempt(&mut self, attempt: Box<Attempt>, now_ns: u64, out: &mut Vec<Emission>) {
+        self.end_due(now_ns, out);
+        let key = AttemptKey::of(&attempt);
+        self.attempts.take(key, attempt, now_ns, |folded| out.push(Emission::Attempt(folded)));
     }
 
     /// Takes a count of lost kernel records.
@@ -189,9 +224,8 @@ impl Folder {
 
     /// Ends the windows whose time has come.
     pub(super) fn end_due(&mut self, now_ns: u64, out: &mut Vec<Emission>) {
-        while self.ends.front().is_some_and(|&(end, _)| end <= now_ns) {
-            self.end_oldest(out);
-        }
+        self.calls.end_due(now_ns, |folded| out.push(Emission::Call(folded)));
+        self.attempts.end_due(now_ns, |folded| out.push(Emission::Attempt(folded)));
         self.lost.retain(|_, (end, later)| {
             let due = *end <= now_ns;
             if due {
@@ -208,21 +242,15 @@ impl Folder {
 
     /// When the next window ends, ns of `CLOCK_BOOTTIME`.
     pub(super) fn next_end_ns(&self) -> Option<u64> {
-        let calls = self.ends.front().map(|&(end, _)| end);
-        let lost = self.lost.values().map(|&(end, _)| end).min();
-        calls.into_iter().chain(lost).min()
-    }
-
-    fn end_oldest(&mut self, out: &mut Vec<Emission>) {
-        if let Some((_, key)) = self.ends.pop_front()
-            && let Some(Some(folded)) = self.open.remove(&key)
-        {
-            out.push(Emission::Call(folded));
-        }
+        let lost = self.lost.values().map(|&(end, _)| end);
+        let others = [self.calls.next_end_ns(), self.attempts.next_end_ns()];
+        lost.chain(others.into_iter().flatten()).min()
     }
 }
 
-impl Folded {
+impl Sum for Folded {
+    type One = Box<CallDecision>;
+
     fn first(call: Box<CallDecision>) -> Self {
         Self {
             count: call.count,
@@ -235,7 +263,7 @@ impl Folded {
         }
     }
 
-    fn add(&mut self, call: &CallDecision) {
+    fn add(&mut self, call: &Box<CallDecision>) {
         self.count = self.count.saturating_add(call.count);
         self.first_ns = self.first_ns.min(call.time_ns);
         self.last_ns = self.last_ns.max(call.last_ns);
@@ -250,12 +278,27 @@ impl Folded {
     }
 }
 
+impl Sum for FoldedAttempt {
+    type One = Box<Attempt>;
+
+    fn first(attempt: Box<Attempt>) -> Self {
+        Self { count: 1, first_ns: attempt.time_ns, last_ns: attempt.time_ns, attempt }
+    }
+
+    fn add(&mut self, attempt: &Box<Attempt>) {
+        self.count = self.count.saturating_add(1);
+        self.first_ns = self.first_ns.min(attempt.time_ns);
+        self.last_ns = self.last_ns.max(attempt.time_ns);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use agent_enforcer_common::record::Guard;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::events::testing::{call, call_of_pid};
+    use crate::events::testing::{attempt, call, call_of_pid};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -263,6 +306,7 @@ mod tests {
         out.iter()
             .map(|emission| match emission {
                 Emission::Call(folded) => folded.count,
+                Emission::Attempt(folded) => folded.count,
                 Emission::RecordsLost(sum) => sum.count,
             })
             .collect()
@@ -272,7 +316,7 @@ mod tests {
         out.iter()
             .filter_map(|emission| match emission {
                 Emission::Call(folded) => Some(folded),
-                Emission::RecordsLost(_) => None,
+                Emission::Attempt(_) | Emission::RecordsLost(_) => None,
             })
             .collect()
     }
@@ -374,8 +418,30 @@ mod tests {
             folder.call(to(port), 0, &mut out);
         }
         assert_eq!(counts(&out), [1, 1, 2, 1]);
-        assert_eq!(folder.open.len(), 2);
-        assert_eq!(folder.ends.len(), 2);
+        assert_eq!(folder.calls.len(), 2);
+    }
+
+    #[test]
+    fn attempts_are_folded_where_they_agree_in_all_that_matters() {
+        let mut folder = Folder::new(SECOND);
+        let mut out = Vec::new();
+        for time_ns in 0..100 {
+            folder.attempt(Box::new(Attempt { time_ns, pid: 7, ..attempt() }), time_ns, &mut out);
+        }
+        let others = [
+            Attempt { instance: InstanceId::new(77), ..attempt() },
+            Attempt { guard: Guard::Bpf, ..attempt() },
+            Attempt { target_pid: 1, ..attempt() },
+            Attempt { argument: 99, ..attempt() },
+        ];
+        for other in others {
+            folder.attempt(Box::new(other), 100, &mut out);
+        }
+        assert_eq!(counts(&out), [1; 5]);
+        folder.end_all(&mut out);
+        assert_eq!(counts(&out), [1, 1, 1, 1, 1, 99]);
+        let Some(Emission::Attempt(rest)) = out.last() else { panic!("no attempt") };
+        assert_eq!((rest.first_ns, rest.last_ns), (1, 99));
     }
 
     #[test]
@@ -411,8 +477,7 @@ mod tests {
                 call.destination = Destination::v4(0xc000_0201, port, 6);
                 call.outcome = if allowed == 1 { Outcome::Allowed } else { Outcome::Denied };
                 folder.call(Box::new(call), now, &mut out);
-                prop_assert!(folder.open.len() <= limit);
-                prop_assert_eq!(folder.open.len(), folder.ends.len());
+                prop_assert!(folder.calls.len() <= limit);
             }
             folder.end_all(&mut out);
             prop_assert_eq!(counts(&out).iter().sum::<u64>(), steps.len() as u64);

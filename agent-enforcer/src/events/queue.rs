@@ -11,7 +11,10 @@ use std::sync::{
 };
 
 use super::{Clock, DaemonEvent, Event, EventClass, counters::Counters, feed::Feed};
-use crate::{control::EventFeed, decision::CallDecision};
+use crate::{
+    control::EventFeed,
+    decision::{Attempt, CallDecision},
+};
 
 /// Places that calls cannot take.
 const DAEMON_RESERVE: u64 = 1024;
@@ -20,6 +23,7 @@ const DAEMON_RESERVE: u64 = 1024;
 #[derive(Debug)]
 pub(super) enum Queued {
     Call(Box<CallDecision>),
+    Attempt(Box<Attempt>),
     Daemon(Box<StampedEvent>),
     /// Look at your flags.
     Wake,
@@ -63,6 +67,9 @@ impl EventQueue {
             Event::Call(call) => {
                 let (class, count) = (EventClass::from(call.outcome), call.count);
                 (Queued::Call(call), class, count, self.places)
+            }
+            Event::Attempt(attempt) => {
+                (Queued::Attempt(attempt), EventClass::Guarded, 1, self.places)
             }
             Event::Daemon(event) => {
                 let stamped = StampedEvent { time_ns: self.clock.boot_ns(), event };

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{
     DaemonEvent, EventClass,
     clock::{self, Moment},
-    fold::Folded,
+    fold::{Folded, FoldedAttempt},
     json,
 };
 
@@ -74,6 +74,8 @@ enum Status {
     Other(&'static str),
     /// Findings have a list of their own: 1 is `New`.
     New,
+    /// Of a finding.
+    Resolved,
 }
 
 impl Status {
@@ -82,6 +84,7 @@ impl Status {
             Self::Success => (1, "Success"),
             Self::Failure => (2, "Failure"),
             Self::New => (1, "New"),
+            Self::Resolved => (4, "Resolved"),
             Self::Other(caption) => (99, caption),
         }
     }
@@ -185,6 +188,18 @@ impl Schema {
     ) -> Result<Record, serde_json::Error> {
         let host = Arc::clone(&self.host);
         let (head, body, extension) = call::parts(folded, moment, &host);
+        self.record(head, body, extension, moment, sequence)
+    }
+
+    /// An attempt, or many that were folded.
+    pub(super) fn attempt(
+        &mut self,
+        folded: &FoldedAttempt,
+        moment: &Moment,
+        sequence: Option<u64>,
+    ) -> Result<Record, serde_json::Error> {
+        let uid = self.uid();
+        let (head, body, extension) = daemon::attempt(folded, moment, &uid);
         self.record(head, body, extension, moment, sequence)
     }
 

@@ -214,6 +214,10 @@ impl Worker {
                 queue::taken(&self.counters.queued);
                 self.folder.call(call, now_ns, &mut out);
             }
+            Queued::Attempt(attempt) => {
+                queue::taken(&self.counters.queued);
+                self.folder.attempt(attempt, now_ns, &mut out);
+            }
             Queued::Daemon(stamped) => {
                 queue::taken(&self.counters.queued);
                 if let DaemonEvent::RecordsLost { kind, count } = stamped.event {
@@ -248,6 +252,13 @@ impl Worker {
                     self.counters.folded.fetch_add(folded.count - 1, Relaxed);
                     let record = self.schema.call(&folded, &moment, sequence);
                     self.hand_out(record, EventClass::from(folded.call.outcome), folded.count);
+                }
+                Emission::Attempt(folded) => {
+                    let moment = Moment::now(&*self.clock);
+                    let sequence = self.file.next_sequence();
+                    self.counters.folded.fetch_add(folded.count - 1, Relaxed);
+                    let record = self.schema.attempt(&folded, &moment, sequence);
+                    self.hand_out(record, EventClass::Guarded, folded.count);
                 }
                 Emission::RecordsLost(sum) => {
                     let event = DaemonEvent::RecordsLost { kind: sum.kind, count: sum.count };

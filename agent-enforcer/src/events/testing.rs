@@ -10,11 +10,11 @@ use agent_enforcer_common::{
     destination::{Destination, PROTOCOL_TCP},
     id::{ExecId, Generation, GrantId, InstanceId},
     reason::Reason,
-    record::Hook,
+    record::{Guard, Hook},
 };
 
 use super::Clock;
-use crate::decision::{Ancestor, CallDecision, GrantRef, Outcome, Process, Sha256Digest};
+use crate::decision::{Ancestor, Attempt, CallDecision, GrantRef, Outcome, Process, Sha256Digest};
 
 /// A clock that stands still.
 pub(super) struct TestClock {
@@ -89,6 +89,21 @@ pub(super) fn call_of_pid(pid: u32) -> CallDecision {
         socket_cookie: 4711,
         netns_cookie: 1,
         generation: Generation::new(3),
+    }
+}
+
+/// An attempt to signal process 4.
+pub(super) fn attempt() -> Attempt {
+    Attempt {
+        guard: Guard::Signal,
+        target_pid: 4,
+        argument: 9,
+        time_ns: 4_000_000_000,
+        agent: "deploy-bot".into(),
+        owner: "platform@example.com".into(),
+        instance: InstanceId::new(0x1a2b),
+        process: Arc::new(process(42)),
+        pid: 42,
     }
 }
 

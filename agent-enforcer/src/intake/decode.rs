@@ -3,7 +3,7 @@
 
 use agent_enforcer_common::{
     peer::{PeerRecord, UNIX_NAME_BYTES},
-    record::{CallRecord, Hook, ProcessRecord, RecordHeader, RecordKind},
+    record::{CallRecord, Guard, GuardRecord, Hook, ProcessRecord, RecordHeader, RecordKind},
 };
 use aya::Pod;
 
@@ -32,6 +32,8 @@ pub enum Record {
     TableFull(ProcessRecord),
     /// See `RecordKind::Peer`.
     Peer(PeerRecord),
+    /// See `RecordKind::Guarded`.
+    Guarded(GuardRecord, Guard),
 }
 
 /// A record that is none.
@@ -68,6 +70,9 @@ pub enum DecodeError {
         "a record of a name of {0} bytes, at most {UNIX_NAME_BYTES} fit; restart the daemon to replace the kernel programs"
     )]
     Name(u32),
+    /// A guard of another version.
+    #[error("a record of unknown guard {0}; restart the daemon to replace the kernel programs")]
+    Guard(u32),
 }
 
 /// Reads one record.
@@ -85,7 +90,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         RecordKind::Executed => Record::Executed(whole(bytes, &header)?),
         RecordKind::InstanceEnded => Record::InstanceEnded(whole(bytes, &header)?),
         RecordKind::Peer => Record::Peer(peer(bytes, &header)?),
-        RecordKind::Guarded => return Err(DecodeError::Kind(header.kind)),
+        RecordKind::Guarded => guarded(bytes, &header)?,
         RecordKind::TableFull => Record::TableFull(whole::<ProcessRecord>(bytes, &header)?),
     })
 }
@@ -107,6 +112,12 @@ fn peer(bytes: &[u8], header: &RecordHeader) -> Result<PeerRecord, DecodeError> 
         Some(length) => Err(DecodeError::Name(length)),
         None => Ok(record),
     }
+}
+
+fn guarded(bytes: &[u8], header: &RecordHeader) -> Result<Record, DecodeError> {
+    let record: GuardRecord = whole(bytes, header)?;
+    let guard = Guard::from_raw(record.guard).ok_or(DecodeError::Guard(record.guard))?;
+    Ok(Record::Guarded(record, guard))
 }
 
 fn whole<T: Pod>(bytes: &[u8], header: &RecordHeader) -> Result<T, DecodeError> {
@@ -143,6 +154,21 @@ mod tests {
     fn reads_a_whole_record() {
         let bytes = process(RecordKind::Executed as u32, size_of::<ProcessRecord>() as u32);
         assert!(matches!(decode(&bytes), Ok(Record::Executed(_))));
+    }
+
+    #[test]
+    fn reads_a_guard_record_and_refuses_an_unknown_guard() {
+        let mut bytes = vec![0; size_of::<GuardRecord>()];
+        bytes[..4].copy_from_slice(&(RecordKind::Guarded as u32).to_ne_bytes());
+        bytes[4..8].copy_from_slice(&(size_of::<GuardRecord>() as u32).to_ne_bytes());
+        assert!(matches!(decode(&bytes), Err(DecodeError::Guard(0))));
+        let guard = std::mem::offset_of!(GuardRecord, guard);
+        bytes[guard..guard + 4].copy_from_slice(&(Guard::Signal as u32).to_ne_bytes());
+        bytes[guard + 4..guard + 8].copy_from_slice(&77_u32.to_ne_bytes());
+        let decoded = decode(&bytes);
+        let Ok(Record::Guarded(record, Guard::Signal)) = decoded else { panic!("{decoded:?}") };
+        assert_eq!(record.target_tgid, 77);
+        assert!(matches!(decode(&bytes[..100]), Err(DecodeError::Short { found: 100, .. })));
     }
 
     #[test]

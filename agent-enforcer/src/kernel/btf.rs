@@ -5,7 +5,7 @@
 
 use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
 
-use agent_enforcer_common::config::Offsets;
+use agent_enforcer_common::{config::Offsets, guard::GuardOffsets};
 use btf_rs::{Backend, Btf, Type};
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -31,6 +31,17 @@ pub enum BtfError {
         /// `struct.field`
         field: String,
     },
+    /// A hook is not there, or not as it is known.
+    #[error(
+        "this kernel has no argument `{argument}` of the hook `{hook}`; start with `--plane cgroup`, and \
+         report it with the output of `uname -r`"
+    )]
+    MissingArgument {
+        /// The hook.
+        hook: &'static str,
+        /// Its argument.
+        argument: &'static str,
+    },
 }
 
 /// The offsets of the running kernel.
@@ -38,15 +49,66 @@ pub fn offsets() -> Result<Offsets, BtfError> {
     offsets_from(Path::new(VMLINUX))
 }
 
-fn offsets_from(path: &Path) -> Result<Offsets, BtfError> {
+/// What the hooks of self-protection need of the running kernel.
+pub fn guard_offsets() -> Result<GuardOffsets, BtfError> {
+    let btf = open(Path::new(VMLINUX))?;
+    let field = |of: &str, name: &str| required(&btf, of, name);
+    Ok(GuardOffsets {
+        proc_inode_pid: field("proc_inode", "pid")?,
+        proc_inode_sysctl: field("proc_inode", "sysctl")?,
+        proc_inode_vfs_inode: field("proc_inode", "vfs_inode")?,
+        pid_tasks: field("pid", "tasks")?,
+        task_pid_links: field("task_struct", "pid_links")?,
+        dentry_d_parent: field("dentry", "d_parent")?,
+        dentry_d_inode: field("dentry", "d_inode")?,
+        dentry_d_sb: field("dentry", "d_sb")?,
+        // A member of the union `d_u`, which has lost its name in 7.0.
+        dentry_d_alias: field("dentry", "d_alias").or_else(|_named| field("dentry", "d_u"))?,
+        inode_i_dentry: field("inode", "i_dentry")?,
+        super_block_s_magic: field("super_block", "s_magic")?,
+        file_dentry: field("file", "f_path")? + field("path", "dentry")?,
+        file_f_mode: field("file", "f_mode")?,
+        cred_euid: field("cred", "euid")?,
+        cred_suid: field("cred", "suid")?,
+        cred_fsuid: field("cred", "fsuid")?,
+        cred_cap_permitted: field("cred", "cap_permitted")?,
+        cred_user_ns: field("cred", "user_ns")?,
+        user_namespace_level: field("user_namespace", "level")?,
+        setattr_dentry: argument(&btf, "inode_setattr", "dentry")?,
+    })
+}
+
+fn open(path: &Path) -> Result<Btf, BtfError> {
     // A host may forbid files in memory (vm.memfd_noexec).
-    let btf = mapped(path)
+    mapped(path)
         .or_else(|_unmapped| Btf::from_file(path))
-        .map_err(|source| BtfError::Read { path: path.display().to_string(), source })?;
-    let field = |of: &str, name: &str| {
-        field_offset(&btf, of, name)
-            .ok_or_else(|| BtfError::Missing { field: format!("{of}.{name}") })
+        .map_err(|source| BtfError::Read { path: path.display().to_string(), source })
+}
+
+fn required(btf: &Btf, of: &str, name: &str) -> Result<u32, BtfError> {
+    field_offset(btf, of, name).ok_or_else(|| BtfError::Missing { field: format!("{of}.{name}") })
+}
+
+/// Which argument of a hook of LSM has a name.
+fn argument(btf: &Btf, hook: &'static str, name: &'static str) -> Result<u32, BtfError> {
+    let place = || {
+        let functions = btf.resolve_types_by_name(&format!("bpf_lsm_{hook}")).ok()?;
+        functions.iter().find_map(|function| {
+            let Type::Func(function) = function else { return None };
+            let Type::FuncProto(form) = btf.resolve_chained_type(function).ok()? else {
+                return None;
+            };
+            let mut names = form.parameters.iter().map(|it| btf.resolve_name(it));
+            names.position(|found| found.is_ok_and(|found| found == name))
+        })
     };
+    let place = place().and_then(|place| u32::try_from(place).ok());
+    place.ok_or(BtfError::MissingArgument { hook, argument: name })
+}
+
+fn offsets_from(path: &Path) -> Result<Offsets, BtfError> {
+    let btf = open(path)?;
+    let field = |of: &str, name: &str| required(&btf, of, name);
     Ok(Offsets {
         task_tgid: field("task_struct", "tgid")?,
         task_group_leader: field("task_struct", "group_leader")?,

@@ -130,6 +130,8 @@ pub struct KernelConfig {
 pub struct Kernel {
     ebpf: Ebpf,
     config: KernelConfig,
+    /// Programs that this kernel has a place for.
+    placed: Vec<Placed>,
     pins: Pins,
     /// The daemon keeps its own references: a removed pin detaches nothing while it runs.
     links: Vec<PinnedLink>,
@@ -141,6 +143,10 @@ impl Kernel {
         let pins = Pins::take(&config.bpffs)?;
         pins.create()?;
         let offsets = btf::offsets()?;
+        let guard_offsets = match config.plane {
+            Plane::Cgroup => None,
+            Plane::Lsm => Some(btf::guard_offsets()?),
+        };
         let paths: Vec<_> = names::MAPS.iter().map(|name| (*name, pins.map(name))).collect();
         let mut loader = EbpfLoader::new();
         loader
@@ -149,13 +155,16 @@ impl Kernel {
             .map_max_entries(names::PROCS, size(&pins, names::PROCS, config.max_processes))
             .map_max_entries(names::VERDICTS, size(&pins, names::VERDICTS, config.max_verdicts))
             .map_max_entries(names::RING, size(&pins, names::RING, config.ring_bytes));
+        if let Some(guard_offsets) = &guard_offsets {
+            loader.override_global(names::GUARD_OFFSETS, guard_offsets, true);
+        }
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT)?;
-        programs::load(&mut ebpf, config.plane)?;
+        let placed = programs::load(&mut ebpf, config.plane)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok((Self { ebpf, config, pins, links: Vec::new() }, maps))
+        Ok((Self { ebpf, config, placed, pins, links: Vec::new() }, maps))
     }
 
     /// Whether an earlier daemon's programs are in force.
@@ -188,7 +197,7 @@ impl Kernel {
 
     /// Names of the programs that [`Self::attach`] puts in force.
     pub fn programs(&self) -> Vec<String> {
-        programs::of_plane(self.config.plane).map(|placed| placed.name.to_owned()).collect()
+        self.placed.iter().map(|placed| placed.name.to_owned()).collect()
     }
 
     /// Puts every program in force. Links of an earlier daemon go one by one, each after its
@@ -201,9 +210,9 @@ impl Kernel {
         let mut links = Vec::new();
         let everywhere = self.holds_everywhere();
         let stands = |placed: &Placed| everywhere || placed.name != names::SOCK_OPS;
-        for placed in programs::of_plane(self.config.plane).filter(stands) {
+        for placed in self.placed.iter().filter(|placed| stands(placed)) {
             let name = placed.name;
-            let link = programs::attach(&mut self.ebpf, placed, &cgroup)?;
+            let link = programs::attach(&mut self.ebpf, *placed, &cgroup)?;
             let next = self.pins.next_link(name);
             // Left by a daemon that died between pin and rename.
             let _ = std::fs::remove_file(&next);

@@ -4,6 +4,7 @@
 
 use agent_enforcer_common::{
     config::AgentProfile,
+    guard::GuardedInode,
     id::{AgentId, ExecId, InstanceId, RequestId},
     names,
     park::ParkedCall,
@@ -37,6 +38,8 @@ pub struct Maps {
     pub counters: CounterMaps,
     /// Calls that are counted; also the kernel side's to write.
     pub tallies: MappedArray,
+    /// Files and directories that are closed to agents.
+    pub guarded: HashMap<MapData, GuardedInode, u32>,
     /// State words.
     pub state: Array<MapData, u64>,
 }
@@ -125,6 +128,7 @@ impl Maps {
                 counters: take(ebpf, names::COUNTERS)?,
             },
             tallies: take_mapped::<Tally>(ebpf, names::TALLIES)?,
+            guarded: take(ebpf, names::GUARDED)?,
             state: take(ebpf, names::STATE)?,
         })
     }

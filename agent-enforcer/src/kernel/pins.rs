@@ -78,10 +78,15 @@ impl Pins {
         if found.f_type != BPF_FS_MAGIC {
             return Err(PinsError::NotBpffs { path: bpffs.to_owned() });
         }
-        let root = bpffs.join(DIRECTORY);
+        let root = Self::directory(bpffs);
         make_private(&root)?;
         let lock = lock(&root)?;
         Ok(Self { root, _lock: lock })
+    }
+
+    /// Where the pins of a BPF file system are.
+    pub fn directory(bpffs: &Path) -> PathBuf {
+        bpffs.join(DIRECTORY)
     }
 
     /// Makes the directories of this version.

@@ -26,6 +26,8 @@ enum Attach {
     SockOps,
     Tracepoint(&'static str),
     Lsm(&'static str),
+    /// Where the kernel has the hook.
+    LsmIfThere(&'static str),
 }
 
 /// A program and where it stands.
@@ -70,19 +72,48 @@ const LSM: [Placed; 9] = [
     placed(names::LSM_LISTEN, Attach::Lsm("socket_listen")),
     placed(names::LSM_CREATE, Attach::Lsm("socket_create")),
 ];
+/// Self-protection.
+const GUARD: [Placed; 24] = [
+    placed(names::GUARD_BPF, Attach::Lsm("bpf")),
+    placed(names::GUARD_PTRACE, Attach::Lsm("ptrace_access_check")),
+    placed(names::GUARD_TRACEME, Attach::Lsm("ptrace_traceme")),
+    placed(names::GUARD_KILL, Attach::Lsm("task_kill")),
+    placed(names::GUARD_SIGIO, Attach::Lsm("file_send_sigiotask")),
+    placed(names::GUARD_RLIMIT, Attach::Lsm("task_setrlimit")),
+    placed(names::GUARD_NICE, Attach::Lsm("task_setnice")),
+    placed(names::GUARD_IOPRIO, Attach::Lsm("task_setioprio")),
+    placed(names::GUARD_SCHEDULER, Attach::Lsm("task_setscheduler")),
+    placed(names::GUARD_MEMORY, Attach::Lsm("task_movememory")),
+    placed(names::GUARD_OPEN, Attach::Lsm("file_open")),
+    placed(names::GUARD_CREATE, Attach::Lsm("inode_create")),
+    placed(names::GUARD_LINK, Attach::Lsm("inode_link")),
+    placed(names::GUARD_UNLINK, Attach::Lsm("inode_unlink")),
+    placed(names::GUARD_SYMLINK, Attach::Lsm("inode_symlink")),
+    placed(names::GUARD_MKDIR, Attach::Lsm("inode_mkdir")),
+    placed(names::GUARD_RMDIR, Attach::Lsm("inode_rmdir")),
+    placed(names::GUARD_MKNOD, Attach::Lsm("inode_mknod")),
+    placed(names::GUARD_RENAME, Attach::Lsm("inode_rename")),
+    placed(names::GUARD_SETATTR, Attach::Lsm("inode_setattr")),
+    placed(names::GUARD_SETXATTR, Attach::Lsm("inode_setxattr")),
+    placed(names::GUARD_REMOVEXATTR, Attach::Lsm("inode_removexattr")),
+    // Before 6.2 these are extended attributes like others.
+    placed(names::GUARD_SET_ACL, Attach::LsmIfThere("inode_set_acl")),
+    placed(names::GUARD_REMOVE_ACL, Attach::LsmIfThere("inode_remove_acl")),
+];
 
 /// The programs of a plane, in the order in which they are put in force.
-pub(super) fn of_plane(plane: Plane) -> impl Iterator<Item = Placed> {
-    let (exec, lsm): (&[Placed], &[Placed]) = match plane {
-        Plane::Cgroup => (&EXEC, &[]),
-        Plane::Lsm => (&[], &LSM),
+fn of_plane(plane: Plane) -> impl Iterator<Item = Placed> {
+    let (exec, lsm, guard): (&[Placed], &[Placed], &[Placed]) = match plane {
+        Plane::Cgroup => (&EXEC, &[], &[]),
+        Plane::Lsm => (&[], &LSM, &GUARD),
     };
-    LINEAGE.iter().chain(exec).chain(lsm).chain(&CGROUP).copied()
+    LINEAGE.iter().chain(exec).chain(lsm).chain(guard).chain(&CGROUP).copied()
 }
 
 /// Asks the verifier about all of them at the same time: that takes longest of all that starting
-/// takes, and has no lock for those with `CAP_BPF` (kernel/bpf/verifier.c `bpf_check`).
-pub(super) fn load(ebpf: &mut Ebpf, plane: Plane) -> Result<(), LoadError> {
+/// takes, and has no lock for those with `CAP_BPF` (kernel/bpf/verifier.c `bpf_check`). Returns those
+/// that this kernel has a place for.
+pub(super) fn load(ebpf: &mut Ebpf, plane: Plane) -> Result<Vec<Placed>, LoadError> {
     let types = match plane {
         Plane::Cgroup => None,
         Plane::Lsm => Some(Btf::from_sys_fs().map_err(LoadError::Types)?),
@@ -91,15 +122,25 @@ pub(super) fn load(ebpf: &mut Ebpf, plane: Plane) -> Result<(), LoadError> {
     let mut programs: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
     thread::scope(|scope| {
         let mut loads = Vec::new();
-        for Placed { name, attach } in of_plane(plane) {
+        for placed in of_plane(plane) {
+            let Placed { name, attach } = placed;
             let program = programs.remove(name).ok_or(LoadError::NoProgram { name })?;
-            loads.push((name, scope.spawn(move || load_one(program, attach, types))));
+            loads.push((placed, scope.spawn(move || load_one(program, attach, types))));
         }
-        for (name, load) in loads {
+        let mut present = Vec::new();
+        for (placed, load) in loads {
             let loaded = load.join().unwrap_or_else(|panic| resume_unwind(panic));
-            loaded.map_err(|source| LoadError::Program { name, source })?;
+            match (placed.attach, loaded) {
+                (_, Ok(())) => present.push(placed),
+                (Attach::LsmIfThere(_), Err(ProgramError::Btf(no_such_hook))) => {
+                    tracing::debug!(name = placed.name, %no_such_hook, "not on this kernel");
+                }
+                (_, Err(source)) => {
+                    return Err(LoadError::Program { name: placed.name, source });
+                }
+            }
         }
-        Ok(())
+        Ok(present)
     })
 }
 
@@ -114,7 +155,7 @@ fn load_one(
         Attach::Egress => <&mut CgroupSkb>::try_from(program)?.load(),
         Attach::SockOps => <&mut SockOps>::try_from(program)?.load(),
         Attach::Tracepoint(_) => <&mut RawTracePoint>::try_from(program)?.load(),
-        Attach::Lsm(hook) => match types {
+        Attach::Lsm(hook) | Attach::LsmIfThere(hook) => match types {
             Some(types) => <&mut Lsm>::try_from(program)?.load(hook, types),
             None => Err(ProgramError::UnexpectedProgramType),
         },
@@ -168,7 +209,7 @@ pub(super) fn attach(
             let id = program.attach(tracepoint).map_err(refused)?;
             Ok(program.take_link(id).map_err(refused)?.into())
         }
-        Attach::Lsm(_) => {
+        Attach::Lsm(_) | Attach::LsmIfThere(_) => {
             let program: &mut Lsm = program.try_into().map_err(refused)?;
             let id = program.attach().map_err(refused)?;
             Ok(program.take_link(id).map_err(refused)?.into())

@@ -21,7 +21,7 @@ pub mod worker;
 mod image;
 mod procfs;
 
-pub use image::{Executable, FileStamp};
+pub use image::{Executable, FileStamp, KernelInodes};
 pub use procfs::{ProcError, START_TICK_NS, same_start};
 
 #[cfg(test)]

@@ -17,6 +17,6 @@ fn doctor_finds_nothing_missing_where_the_daemon_enforces() {
     };
     assert!(found("socket_destroy").contains("can be ended"), "{}", found("socket_destroy"));
     if planes::lsm_is_promised() {
-        assert!(found("lsm_plane").contains("has bpf"), "{}", found("lsm_plane"));
+        assert!(found("lsm_plane").contains("bpf"), "{}", found("lsm_plane"));
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod families;
+mod guard;
 mod park;
 mod unix;
 

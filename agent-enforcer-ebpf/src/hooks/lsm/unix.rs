@@ -6,7 +6,7 @@
 
 use agent_enforcer_common::{
     destination::Destination,
-    peer::{NumberedPeer, UNIX_NAME_WORDS, UnixPeer},
+    peer::{NAMELESS_PEER, NumberedPeer, UNIX_NAME_WORDS, UNKNOWN_PEER, UnixPeer},
     reason::Reason,
     record::{Counter, Hook},
 };
@@ -25,11 +25,6 @@ use crate::{
     report::{self, Case},
     stall::Patience,
 };
-
-/// Stands for every peer that is bound to nothing: no policy can name it.
-const NAMELESS: u64 = 0;
-/// The peer's name can't be read, or nobody would know it.
-const UNKNOWN: u64 = u64::MAX;
 
 /// `(struct sock *sock, struct sock *other, struct sock *newsk)`
 #[inline(always)]
@@ -79,7 +74,7 @@ fn judge_peer(number: u64, netns_cookie: u64, caller: Caller, hook: Hook) -> Lsm
     let process = processes::get(tgid).unwrap_or_default();
     let mut case = Case::of_process(Destination::unix(number), tgid, process, hook);
     case.netns_cookie = netns_cookie;
-    if number == UNKNOWN {
+    if number == UNKNOWN_PEER {
         return call::deny(&case, &Refusal::new(Reason::Internal), false).into();
     }
     settle(&mut case, Patience::Ask, caller)
@@ -103,10 +98,10 @@ fn number_of(other: u64) -> u64 {
     };
     match unix.name(&mut named.peer) {
         Some(true) => {}
-        Some(false) => return NAMELESS,
+        Some(false) => return NAMELESS_PEER,
         None => {
             counters::count(Counter::PeerUnnamed);
-            return UNKNOWN;
+            return UNKNOWN_PEER;
         }
     }
     if let Some(number) = peers::number(&named.peer) {
@@ -118,5 +113,5 @@ fn number_of(other: u64) -> u64 {
         return named.number;
     }
     counters::count(Counter::PeerUnnamed);
-    UNKNOWN
+    UNKNOWN_PEER
 }

@@ -2,6 +2,7 @@
 //!
 //! In: a [`DaemonEvent`]. Out: head, body and extension of its event.
 
+mod attempt;
 mod body;
 
 use std::{path::Path, sync::Arc, time::SystemTime};
@@ -18,11 +19,12 @@ use super::{
 use crate::{
     decision::{Process, grant_name, instance_name},
     events::{
-        DaemonEvent, EventClass, GrantFacts, InstanceFacts,
+        DaemonEvent, EventClass, GrantFacts, InstanceFacts, Silence,
         clock::{self, Moment},
         json::path_text,
     },
 };
+pub(super) use attempt::attempt;
 use body::{
     DaemonBody, DaemonExtension, Entity, Evidence, Finding, GrantActor, ProcessActor, Remediation,
 };
@@ -66,6 +68,7 @@ const FINDING_CREATE: Kind = Kind {
     activity_id: 1,
     activity_name: "Create",
 };
+const FINDING_CLOSE: Kind = Kind { activity_id: 3, activity_name: "Close", ..FINDING_CREATE };
 const APPLICATION_ERROR: Kind = Kind {
     class_uid: 6008,
     class_name: "Application Error",
@@ -147,6 +150,20 @@ pub(super) fn parts<'a>(
             };
             draft.fault(1, message, extension)
         }
+        DaemonEvent::PlaneSilent(silence) => draft.silence(
+            FINDING_CREATE,
+            Severity::Critical,
+            Status::New,
+            "the programs of this plane do not run any more; what is left denies",
+            silence,
+        ),
+        DaemonEvent::PlaneBack(silence) => draft.silence(
+            FINDING_CLOSE,
+            Severity::Medium,
+            Status::Resolved,
+            "the programs of this plane run again",
+            silence,
+        ),
         DaemonEvent::Alarm { what, remedy } => draft.alarm(what, remedy),
     }
 }
@@ -354,7 +371,7 @@ impl<'a> Draft<'a> {
                 action: "Denied",
                 disposition_id: 2,
                 disposition: "Blocked",
-                finding_info: Finding { uid: self.uid, title, types: ["identity"] },
+                finding_info: Finding { uid: self.uid.into(), title, types: ["identity"] },
                 evidences: [Box::new(Evidence { name: "process", process: object })],
                 remediation: Remediation { desc: reason.remedy() },
             },
@@ -382,10 +399,39 @@ impl<'a> Draft<'a> {
             head,
             DaemonBody::Alarm {
                 is_alert: true,
-                finding_info: Finding { uid: self.uid, title: what, types: ["enforcement"] },
+                finding_info: Finding { uid: self.uid.into(), title: what, types: ["enforcement"] },
                 remediation: Remediation { desc: remedy },
             },
             DaemonExtension { reason: Some(what), remedy: Some(remedy), ..self.extension() },
+        )
+    }
+
+    /// Begin and end of a silence are of one finding.
+    fn silence(
+        self,
+        kind: Kind,
+        severity: Severity,
+        status: Status,
+        what: &'static str,
+        silence: &'a Silence,
+    ) -> Parts<'a> {
+        let Silence { plane, since_ns, remedy } = *silence;
+        let message = format!("{plane} plane: {what}");
+        let mut head = self.head(kind, severity, status, message);
+        head.detail = Some(remedy.to_owned());
+        let finding = format!("plane-{plane}-{}", self.moment.epoch_ms(since_ns));
+        (
+            head,
+            DaemonBody::Alarm {
+                is_alert: true,
+                finding_info: Finding {
+                    uid: finding.into(),
+                    title: "plane of enforcement is silent",
+                    types: ["enforcement"],
+                },
+                remediation: Remediation { desc: remedy },
+            },
+            DaemonExtension { plane: Some(plane), remedy: Some(remedy), ..self.extension() },
         )
     }
 

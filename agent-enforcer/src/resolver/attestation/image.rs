@@ -12,7 +12,7 @@
 //! An anonymous number is never ignored: whoever may mount FUSE picks inode numbers at will.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -131,6 +131,31 @@ impl Executable {
 impl AsFd for Executable {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
+    }
+}
+
+/// Tells inodes of this process's own mount namespace as the kernel side does.
+#[derive(Debug)]
+pub struct KernelInodes {
+    mountinfo: Vec<u8>,
+}
+
+impl KernelInodes {
+    /// Of the mounts that there are now.
+    pub fn read() -> io::Result<Self> {
+        Ok(Self { mountinfo: fs::read("/proc/self/mountinfo")? })
+    }
+
+    /// Inode number and kernel device number of an open file.
+    pub fn of(&self, file: impl AsFd) -> io::Result<(u64, u32)> {
+        let status = status(file.as_fd())?;
+        let stamp = stamp(&status);
+        if stamp.device >> 20 != 0 {
+            return Ok((stamp.inode, stamp.device));
+        }
+        let device = device_of_mount(&self.mountinfo, status.stx_mnt_id);
+        let device = device.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok((stamp.inode, device))
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use agent_enforcer_tests::trick::{Control, Trick, Writer};
+use agent_enforcer_tests::trick::{Control, Trick, Word, Writer};
 use libc::{c_int, c_void, iovec};
 
 use crate::{
@@ -45,9 +45,56 @@ pub(crate) fn perform(sockets: &Sockets, trick: Trick) -> Outcome {
             // SAFETY: a name that ends with a zero byte.
             Outcome::of(unsafe { libc::prctl(libc::PR_SET_NAME, title.as_ptr()) }.into())
         }
+        Trick::Call { number, arguments } => call(number, &arguments),
+        Trick::Child => child(),
         // SAFETY: plain numbers; the file table is not among the flags.
         Trick::Unshare { flags } => Outcome::of(unsafe { libc::unshare(flags) }.into()),
     }
+}
+
+fn call(number: i64, arguments: &[Word]) -> Outcome {
+    // What the kernel writes goes into room of its own.
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    let mut words = [0_i64; 6];
+    for (word, argument) in words.iter_mut().zip(arguments) {
+        let bytes = match argument {
+            Word::Number(number) => {
+                *word = *number;
+                continue;
+            }
+            Word::Bytes(bytes) => bytes.clone(),
+            Word::Pointing { bytes, at, to } => {
+                let (mut bytes, to) = (bytes.clone(), to.clone());
+                bytes[*at..*at + 8].copy_from_slice(&(to.as_ptr() as u64).to_ne_bytes());
+                held.push(to);
+                bytes
+            }
+        };
+        *word = bytes.as_ptr() as i64;
+        held.push(bytes);
+    }
+    let [a, b, c, d, e, f] = words;
+    // SAFETY: numbers and addresses of memory that is held until the call has returned; tests only
+    // make calls that leave the rest of the process alone.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    let outcome = Outcome::of(result);
+    drop(held);
+    outcome
+}
+
+fn child() -> Outcome {
+    // SAFETY: the child makes three calls and nothing else.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: plain numbers.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            loop {
+                libc::pause();
+            }
+        }
+    }
+    Outcome::of(child.into())
 }
 
 fn part(data: &str) -> iovec {

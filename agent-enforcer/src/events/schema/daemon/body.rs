@@ -2,6 +2,8 @@
 //!
 //! In: what `daemon` puts into them. Out: objects under OCSF's names.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::super::objects::{ProcessEntity, ProcessObject, Product, User};
@@ -62,7 +64,7 @@ pub(in crate::events::schema) struct ProcessActor<'a> {
 
 #[derive(Serialize)]
 pub(in crate::events::schema) struct Finding<'a> {
-    pub(super) uid: &'a str,
+    pub(super) uid: Cow<'a, str>,
     pub(super) title: &'a str,
     pub(super) types: [&'static str; 1],
 }
@@ -122,6 +124,12 @@ pub(in crate::events::schema) struct DaemonExtension<'a> {
     pub(super) lost_count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) table: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) guard: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) target_pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) argument: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) unit: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

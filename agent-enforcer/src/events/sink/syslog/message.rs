@@ -71,6 +71,7 @@ impl MessageFormat {
 const fn outcome(class: EventClass) -> Option<&'static str> {
     match class {
         EventClass::Daemon | EventClass::Unknown => None,
+        EventClass::Guarded => Some(EventClass::Denied.word()),
         EventClass::Allowed | EventClass::Denied | EventClass::Audited | EventClass::Stalled => {
             Some(class.word())
         }
