@@ -6,7 +6,7 @@ use agent_enforcer_common::{
 };
 use aya_ebpf::{bindings::bpf_sock, cty::c_void, helpers::generated::bpf_probe_read_kernel};
 
-use super::Address;
+use super::{Address, dentry::Dentry};
 use crate::settings::offset;
 
 pub(crate) const AF_UNSPEC: u16 = 0;
@@ -167,6 +167,12 @@ impl UnixSock {
     #[inline(always)]
     pub(crate) const fn new(address: Address) -> Self {
         Self(address)
+    }
+
+    /// The name in the file system that it is bound to.
+    #[inline(always)]
+    pub(crate) fn dentry(self) -> Option<Dentry> {
+        self.0.follow(offset!(unix_path) + offset!(path_dentry)).map(Dentry::new)
     }
 
     /// What names it, into zeroed room; false where nothing does: it is bound to nothing.

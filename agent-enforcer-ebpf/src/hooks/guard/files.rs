@@ -150,6 +150,12 @@ struct Climb {
     own: u32,
 }
 
+/// Whether a unix socket in the file system is in a directory that is closed to agents.
+#[inline(always)]
+pub(crate) fn is_closed_socket(dentry: Dentry) -> bool {
+    is_closed(dentry, Access::Read)
+}
+
 /// Whether it is closed to agents, or stands on the way to what is.
 #[inline(always)]
 fn is_closed(dentry: Dentry, access: Access) -> bool {

@@ -15,7 +15,7 @@ use aya_ebpf::{bindings::bpf_sock, cty::c_void, programs::LsmContext};
 use super::{Caller, LsmOutcome, deny_untracked, settle};
 use crate::{
     decide::Refusal,
-    hooks::call,
+    hooks::{call, guard::files::is_closed_socket},
     kernel::{
         Address,
         file::socket_nonblocking,
@@ -25,6 +25,9 @@ use crate::{
     report::{self, Case},
     stall::Patience,
 };
+
+/// With a number: no agent may reach this peer, whatever its grants and its mode.
+const CLOSED: u64 = 1 << 63;
 
 /// `(struct sock *sock, struct sock *other, struct sock *newsk)`
 #[inline(always)]
@@ -72,8 +75,14 @@ fn judge_peer(number: u64, netns_cookie: u64, caller: Caller, hook: Hook) -> Lsm
     let tgid = processes::current_tgid();
     // It is there, as long as its process runs.
     let process = processes::get(tgid).unwrap_or_default();
+    let is_closed = number != UNKNOWN_PEER && number & CLOSED != 0;
+    let number = if is_closed { number & !CLOSED } else { number };
     let mut case = Case::of_process(Destination::unix(number), tgid, process, hook);
     case.netns_cookie = netns_cookie;
+    if is_closed {
+        report::denied(&case, &Refusal::new(Reason::Guarded));
+        return LsmOutcome::Deny;
+    }
     if number == UNKNOWN_PEER {
         return call::deny(&case, &Refusal::new(Reason::Internal), false).into();
     }
@@ -109,6 +118,10 @@ fn number_of(other: u64) -> u64 {
     }
     named.number = state::next_id();
     let told = report::peer(&named, |path| unix.path(path).unwrap_or_default());
+    // Never in the table, so that it is looked at every time.
+    if told && unix.dentry().is_some_and(is_closed_socket) {
+        return named.number | CLOSED;
+    }
     if told && peers::name(&named) {
         return named.number;
     }
