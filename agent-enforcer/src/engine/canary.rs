@@ -89,7 +89,7 @@ struct Signs {
 }
 
 /// What a look comes to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Nothing,
     Silent,

@@ -19,9 +19,8 @@ fn detach(host: &TestHost, program: &str) {
     const LINK_DETACH: i64 = 34;
     let version = fs::read_dir(host.daemon.bpffs().join("agent-enforcer")).expect("the pins");
     let version = version.map(|entry| entry.expect("a version").path()).next().expect("a version");
-    let Word::Bytes(to) = Word::from(version.join("links").join(program).as_path()) else {
-        panic!("a path is bytes")
-    };
+    let mut to = version.join("links").join(program).into_os_string().into_encoded_bytes();
+    to.push(0);
     let mut stranger = host.stranger();
     let link = stranger.run(bpf(OBJ_GET, Word::Pointing { bytes: vec![0; 64], at: 0, to }));
     assert!(link.is_ok(), "{link:?}");

@@ -92,38 +92,37 @@ mod tests {
     use super::*;
     use crate::host::CheckLevel;
 
-    fn listed(list: &str) -> io::Result<String> {
-        Ok(list.to_owned())
-    }
+    type Text = io::Result<String>;
 
-    fn missing() -> io::Result<String> {
+    fn missing() -> Text {
         Err(io::ErrorKind::NotFound.into())
     }
 
     #[test]
     fn warns_without_the_lsm_plane() {
-        assert_eq!(lsm(&listed("lockdown,bpf\n")).level, CheckLevel::Ok);
-        assert_eq!(lsm(&listed("lockdown,yama")).level, CheckLevel::Warn);
+        assert_eq!(lsm(&Ok("lockdown,bpf\n".to_owned())).level, CheckLevel::Ok);
+        assert_eq!(lsm(&Ok("lockdown,yama".to_owned())).level, CheckLevel::Warn);
         assert_eq!(lsm(&missing()).level, CheckLevel::Warn);
     }
 
     #[test]
     fn fails_where_the_lsm_plane_is_switched_off() {
-        let of = |list: &str, kernel, setting: io::Result<String>| {
-            ftrace(&listed(list), Some(kernel), &setting).level
+        let of = |list: &str, kernel, setting: Text| {
+            ftrace(&Ok(list.to_owned()), Some(kernel), &setting).level
         };
-        assert_eq!(of("bpf", (6, 18), listed("0\n")), CheckLevel::Fail);
-        assert_eq!(of("bpf", (6, 18), listed("1\n")), CheckLevel::Ok);
+        let (off, on) = (|| Ok("0\n".to_owned()), || Ok("1\n".to_owned()));
+        assert_eq!(of("bpf", (6, 18), off()), CheckLevel::Fail);
+        assert_eq!(of("bpf", (6, 18), on()), CheckLevel::Ok);
         assert_eq!(of("bpf", (6, 18), missing()), CheckLevel::Warn);
-        assert_eq!(of("bpf", (7, 3), listed("0\n")), CheckLevel::Ok);
-        assert_eq!(of("yama", (6, 18), listed("0\n")), CheckLevel::Ok);
+        assert_eq!(of("bpf", (7, 3), off()), CheckLevel::Ok);
+        assert_eq!(of("yama", (6, 18), off()), CheckLevel::Ok);
     }
 
     #[test]
     fn tells_which_gaps_the_lsm_plane_closes() {
-        let gaps = |list| not_covered(&list).found;
-        assert!(gaps(listed("yama")).contains("ptrace"));
-        assert!(!gaps(listed("yama,bpf")).contains("ptrace"));
+        let gaps = |list: Text| not_covered(&list).found;
+        assert!(gaps(Ok("yama".to_owned())).contains("ptrace"));
+        assert!(!gaps(Ok("yama,bpf".to_owned())).contains("ptrace"));
         assert!(gaps(missing()).contains("ptrace"));
     }
 }
