@@ -72,12 +72,14 @@ pub struct GuardOffsets {
     pub cred_user_ns: u32,
     /// `user_namespace.level`
     pub user_namespace_level: u32,
+    /// `iattr.ia_valid`
+    pub iattr_ia_valid: u32,
     /// Which argument of LSM `inode_setattr` is the dentry: another from 6.9 on.
     pub setattr_dentry: u32,
 }
 
 const _: () = {
     assert!(size_of::<GuardedInode>() == 16);
-    assert!(size_of::<GuardOffsets>() == 20 * 4);
+    assert!(size_of::<GuardOffsets>() == 21 * 4);
 };
 crate::plain_data!(GuardedInode, GuardOffsets);

@@ -85,6 +85,7 @@ static GUARD_OFFSETS: GuardOffsets = GuardOffsets {
     cred_cap_permitted: 0,
     cred_user_ns: 0,
     user_namespace_level: 0,
+    iattr_ia_valid: 0,
     setattr_dentry: 0,
 };
 

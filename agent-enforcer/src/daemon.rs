@@ -99,8 +99,7 @@ async fn serve(args: RunArgs) -> Result<()> {
     let agent_ids = store.agent_ids(names)?.into_iter().collect();
     let (events, stage) = start_events(&args)?;
 
-    let config = kernel_config(&args, plane, cgroup_root.clone());
-    let (mut kernel, maps) = Kernel::load(config)?;
+    let (mut kernel, maps) = Kernel::load(kernel_config(&args, plane, cgroup_root.clone()))?;
     let takes_over = kernel.takes_over();
     let mut verdicts = Verdicts::new(maps.verdicts, maps.state)?;
     if verdicts.word(StateWord::NextId)? == 0 {
@@ -112,9 +111,7 @@ async fn serve(args: RunArgs) -> Result<()> {
     let (uses, uses_asked) = sync_channel(USES);
     let (globs, globs_named) = sync_channel(16);
     let mut workers = workers::start(Arc::clone(&store), inbox.clone(), uses_asked, globs_named)?;
-    let guard = Guard::new(guarded_paths(&args), maps.guarded)?;
-    let (guarding, guarding_ends) = sync_channel(0);
-    workers.guard(guard, guarding_ends, events.clone())?;
+    let guarding = workers.guard(Guard::new(guarded_paths(&args), maps.guarded)?, &events)?;
     let parts = Parts {
         policy_dir: args.policy.clone(),
         policy,

@@ -114,14 +114,17 @@ pub(crate) fn sort_out<F: Family, J: JudgeCall>(ctx: &SockAddrContext) -> CallOu
     let tgid = processes::current_tgid();
     let passes = match processes::of_current(tgid) {
         Some(process) => J::is_settled::<F>(ctx.sock_addr, tgid, process),
-        None => {
-            if J::IS_CANARY && u64::from(tgid) == state::read(StateWord::DaemonTgid) {
-                state::fetch_add(StateWord::CgroupCanary, 1);
-            }
-            !processes::is_untracked(tgid)
-        }
+        None => passes_untagged::<J>(tgid),
     };
     if passes { CallOutcome::Pass } else { look_closely::<F, J>(ctx.sock_addr) }
+}
+
+#[inline(always)]
+fn passes_untagged<J: JudgeCall>(tgid: u32) -> bool {
+    if J::IS_CANARY && u64::from(tgid) == state::read(StateWord::DaemonTgid) {
+        state::fetch_add(StateWord::CgroupCanary, 1);
+    }
+    !processes::is_untracked(tgid)
 }
 
 /// What the context says of the call's socket: type, protocol, the socket.

@@ -6,7 +6,7 @@ use std::{
     io,
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -38,15 +38,16 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Looks after guarded files until the sender is dropped.
+    /// Looks after guarded files until what it returns is dropped.
     pub(super) fn guard(
         &mut self,
         guard: Guard,
-        ends: Receiver<Infallible>,
-        events: EventQueue,
-    ) -> Result<(), StartError> {
+        events: &EventQueue,
+    ) -> Result<SyncSender<Infallible>, StartError> {
+        let (guarding, ends) = sync_channel(0);
+        let events = events.clone();
         self.threads.push(spawn("guard", move || guard.run(&ends, &events))?);
-        Ok(())
+        Ok(guarding)
     }
 
     pub(super) fn join(self) {

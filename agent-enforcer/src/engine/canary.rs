@@ -89,7 +89,7 @@ struct Signs {
 }
 
 /// What a look comes to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Nothing,
     Silent,
@@ -104,15 +104,15 @@ impl Signs {
 
     /// Takes the count after a call that must have been counted.
     fn look(&mut self, count: u64, now_ns: u64) -> Turn {
-        let before = self.count.replace(count);
-        if before.is_none_or(|before| before != count) {
+        let Some(before) = self.count.replace(count) else { return Turn::Nothing };
+        if before != count {
             self.missed = 0;
             return if std::mem::take(&mut self.told) { Turn::Back } else { Turn::Nothing };
         }
         if self.missed == 0 {
             self.silence.since_ns = now_ns;
         }
-        self.missed += 1;
+        self.missed = self.missed.saturating_add(1);
         if self.missed < PATIENCE || self.told {
             return Turn::Nothing;
         }
@@ -120,11 +120,9 @@ impl Signs {
         Turn::Silent
     }
 
-    /// There is nothing to be seen here.
-    fn rest(&mut self) -> Turn {
+    /// Nothing can be seen from here: what was known stays known.
+    const fn rest(&mut self) {
         self.count = None;
-        self.missed = 0;
-        if std::mem::take(&mut self.told) { Turn::Back } else { Turn::Nothing }
     }
 }
 
@@ -155,21 +153,17 @@ impl Engine {
         });
         let count = self.verdicts.word(StateWord::CgroupCanary);
         let signs = &mut self.canary.cgroup;
-        let turn = match (called, count) {
-            (Ok(true), Ok(count)) => signs.look(count, now_ns),
+        match (called, count) {
+            (Ok(true), Ok(count)) => {
+                let turn = signs.look(count, now_ns);
+                let silence = signs.silence;
+                self.tell_turn(turn, silence);
+            }
             (Ok(false), _) => signs.rest(),
             // No call, no sign.
-            (Err(error), _) => {
-                tracing::warn!(%error, "the cgroup plane is not watched at this moment");
-                return;
-            }
-            (_, Err(error)) => {
-                tracing::warn!(%error, "the cgroup plane is not watched at this moment");
-                return;
-            }
-        };
-        let silence = signs.silence;
-        self.tell_turn(turn, silence);
+            (Err(error), _) => tracing::warn!(%error, "the cgroup plane can't be watched"),
+            (Ok(true), Err(error)) => tracing::warn!(%error, "the cgroup plane can't be watched"),
+        }
     }
 
     fn tell_turn(&self, turn: Turn, silence: Silence) {
@@ -207,8 +201,9 @@ mod tests {
             turns.iter().enumerate().filter(|(_, turn)| **turn != Turn::Nothing).collect();
         assert_eq!(told, [(4, &Turn::Silent), (6, &Turn::Back), (11, &Turn::Silent)]);
         assert_eq!(signs.silence.since_ns, 10);
-        assert_eq!(signs.rest(), Turn::Back);
-        assert_eq!(signs.look(10, 1), Turn::Nothing);
+        signs.rest();
+        assert!(signs.told);
+        assert_eq!([10, 11].map(|count| signs.look(count, 1)), [Turn::Nothing, Turn::Back]);
     }
 
     #[test]

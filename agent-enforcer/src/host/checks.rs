@@ -3,6 +3,8 @@
 //! In: the running host. Out: one [`Check`] per question, each with what was found and what to
 //! do. Needs no daemon, changes nothing, never stops at the first finding.
 
+mod planes;
+
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
@@ -11,7 +13,7 @@ use std::{
 use rustix::system::uname;
 use serde::Serialize;
 
-use super::{LSM_LIST, cgroup2_root, file_system, lsm_list, sock_diag};
+use super::{cgroup2_root, file_system, lsm_list, sock_diag};
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h
 const BPFFS_MAGIC: u64 = 0xcafe_4a11;
@@ -31,15 +33,6 @@ const NEEDED_CAPABILITIES: &[(&str, u32)] = &[
 /// Capabilities without which some of it works worse.
 const USEFUL_CAPABILITIES: &[(&str, u32)] =
     &[("CAP_DAC_READ_SEARCH", 2), ("CAP_KILL", 5), ("CAP_SYS_RESOURCE", 24)];
-
-/// What this version can't see, in the words of the threat model.
-const NOT_COVERED: &str = "sockets of families other than INET and INET6 (AF_PACKET and AF_VSOCK \
-    skip egress too); unix sockets, so local proxies and deputies behind them (container runtimes, \
-    systemd, D-Bus, ssh-agent); sockets inherited or passed (SCM_RIGHTS, pidfd_getfd) already \
-    connected, until they send; bind, listen and accept; an io_uring submission thread borrowed \
-    from another process; ptrace of a process of the same user that is no agent's; helpers that \
-    the kernel starts (core_pattern, modprobe, request-key); uid 0 without capabilities acting \
-    against the daemon";
 
 /// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -106,10 +99,11 @@ pub struct CheckTargets {
 pub fn checks(targets: &CheckTargets) -> Vec<Check> {
     let CheckTargets { bpffs, cgroup_root } = targets;
     let [needed, useful] = capabilities(fs::read_to_string("/proc/self/status"));
+    let (list, release) = (lsm_list(), uname().release().to_string_lossy().into_owned());
     vec![
         needed,
         useful,
-        kernel(&uname().release().to_string_lossy()),
+        kernel(&release),
         btf(fs::read("/sys/kernel/btf/vmlinux")),
         match cgroup2_root(cgroup_root.as_deref()) {
             Ok(root) => Check::ok("cgroup2", root.display().to_string()),
@@ -120,12 +114,9 @@ pub fn checks(targets: &CheckTargets) -> Vec<Check> {
             ),
         },
         mounted_bpffs(bpffs),
-        lsm(lsm_list()),
-        Check::warn(
-            "not_covered",
-            NOT_COVERED,
-            "run agents without root and capabilities, keep such sockets out of their reach",
-        ),
+        planes::not_covered(&list),
+        planes::lsm(&list),
+        planes::ftrace(&list, version(&release), &fs::read_to_string(planes::FTRACE)),
         jit(&fs::read_to_string("/proc/sys/net/core/bpf_jit_enable")),
         unprivileged_bpf(&fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled")),
         socket_destroy(sock_diag::destroy_works()),
@@ -221,24 +212,6 @@ fn mounted_bpffs(bpffs: &Path) -> Check {
         format!("{path} is not a bpf file system"),
         &format!("`mount -t bpf bpf {path}`, or name the mount point with `--bpffs`"),
     )
-}
-
-fn lsm(list: io::Result<String>) -> Check {
-    const NAME: &str = "lsm_plane";
-    let (found, remedy) = match list {
-        Ok(list) if list.split(',').any(|name| name == "bpf") => {
-            return Check::ok(NAME, format!("the kernel's security modules are {list}"));
-        }
-        Ok(list) => (
-            format!("bpf is not among the kernel's security modules ({list})"),
-            format!("start the kernel with `lsm={list},bpf`; until then see `not_covered`"),
-        ),
-        Err(error) => (
-            format!("the kernel's security modules can't be read ({LSM_LIST}: {error})"),
-            "`mount -t securityfs none /sys/kernel/security`".to_owned(),
-        ),
-    };
-    Check::warn(NAME, found, &remedy)
 }
 
 fn jit(setting: &io::Result<String>) -> Check {
@@ -372,8 +345,6 @@ mod tests {
             unprivileged_bpf(&Ok("0\n".to_owned())),
             unprivileged_bpf(&Err(missing())),
             socket_destroy(Err(missing())),
-            lsm(Ok("lockdown,yama,bpf\n".to_owned())),
-            lsm(Err(missing())),
             processors(Ok("0\n".to_owned())),
             processors(Ok("x".to_owned())),
         ] {

@@ -74,6 +74,7 @@ pub fn guard_offsets() -> Result<GuardOffsets, BtfError> {
         cred_cap_permitted: field("cred", "cap_permitted")?,
         cred_user_ns: field("cred", "user_ns")?,
         user_namespace_level: field("user_namespace", "level")?,
+        iattr_ia_valid: field("iattr", "ia_valid")?,
         setattr_dentry: argument(&btf, "inode_setattr", "dentry")?,
     })
 }

@@ -12,6 +12,7 @@
 
 mod basics;
 mod bypass;
+mod canary;
 mod doctor;
 mod endpoints;
 mod events;

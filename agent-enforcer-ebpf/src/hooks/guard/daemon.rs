@@ -33,13 +33,11 @@ pub(crate) fn sigio(ctx: &LsmContext) -> GuardOutcome {
     if !tgid_of(task).is_some_and(is_daemon) {
         return GuardOutcome::Pass;
     }
-    match Subject::current() {
-        Some(_) => judge(task, Guard::Signal, signal.cast_unsigned()),
-        None => {
-            counters::count_reason(Reason::Guarded.raw());
-            GuardOutcome::Deny
-        }
+    if Subject::current().is_some() {
+        return judge(task, Guard::Signal, signal.cast_unsigned());
     }
+    counters::count_reason(Reason::Guarded.raw());
+    GuardOutcome::Deny
 }
 
 /// `(struct task_struct *p, unsigned int resource, struct rlimit *new_rlim)`

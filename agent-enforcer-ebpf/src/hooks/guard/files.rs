@@ -48,14 +48,17 @@ const PROCFS: u64 = 0x9fa0;
 const CGROUP: u64 = 0x0027_e0eb;
 const CGROUP2: u64 = 0x6367_7270;
 
+/// `ATTR_MODE`, `ATTR_UID`, `ATTR_GID`, include/linux/fs.h.
+const ATTR_RIGHTS: u32 = 1 | 2 | 4;
+
 /// What is done to a name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     /// Opened to read.
     Read,
-    /// Opened to write.
+    /// Opened to write, or its times or size set.
     Write,
-    /// Made, removed, renamed, or its owner, mode or attributes set.
+    /// Made, removed, renamed, or its owner, mode or extended attributes set.
     Change,
 }
 
@@ -102,7 +105,26 @@ pub(crate) fn change_both<const ONE: usize, const OTHER: usize>(ctx: &LsmContext
 /// `inode_setattr([struct mnt_idmap *idmap,] struct dentry *dentry, struct iattr *attr)`
 #[inline(always)]
 pub(crate) fn set_attributes(ctx: &LsmContext) -> GuardOutcome {
-    if guard_offset!(setattr_dentry) == 0 { change::<0>(ctx) } else { change::<1>(ctx) }
+    if guard_offset!(setattr_dentry) == 0 {
+        set_attributes_at::<0, 1>(ctx)
+    } else {
+        set_attributes_at::<1, 2>(ctx)
+    }
+}
+
+/// To set times, as whoever installs a program does, opens no way.
+#[inline(always)]
+fn set_attributes_at<const DENTRY: usize, const ATTRIBUTES: usize>(
+    ctx: &LsmContext,
+) -> GuardOutcome {
+    if !is_agents() {
+        return GuardOutcome::Pass;
+    }
+    let set = Address::of::<c_void>(ctx.arg(ATTRIBUTES));
+    let set: Option<u32> = set.and_then(|set| set.read(guard_offset!(iattr_ia_valid)));
+    let changes_rights = set.is_none_or(|set| set & ATTR_RIGHTS != 0);
+    let access = if changes_rights { Access::Change } else { Access::Write };
+    judge(argument::<DENTRY>(ctx), access)
 }
 
 #[inline(always)]

@@ -1,3 +1,5 @@
+mod attempt;
+
 use std::{
     ffi::OsStr, net::SocketAddrV6, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc,
     time::Duration,
@@ -15,7 +17,7 @@ use super::*;
 use crate::{
     decision::{CallDecision, Outcome},
     events::{
-        GrantFacts, InstanceFacts, LossCause, LostRecords,
+        GrantFacts, InstanceFacts, LossCause, LostRecords, Silence,
         testing::{TestClock, call, process},
     },
     hostile_text::is_hostile,
@@ -291,6 +293,8 @@ fn instance_facts() -> InstanceFacts {
     }
 }
 
+const SILENCE: Silence = Silence { plane: "cgroup", since_ns: 4_000_000_000, remedy: "restart it" };
+
 fn daemon_events() -> Vec<(DaemonEvent, u64, u64)> {
     vec![
         (
@@ -338,6 +342,8 @@ fn daemon_events() -> Vec<(DaemonEvent, u64, u64)> {
             4,
         ),
         (DaemonEvent::TableFull { table: "AE_PROCS" }, 600_801, 4),
+        (DaemonEvent::PlaneSilent(SILENCE), 200_401, 5),
+        (DaemonEvent::PlaneBack(SILENCE), 200_403, 3),
         (
             DaemonEvent::Alarm {
                 what: "canary call was not denied".to_owned(),

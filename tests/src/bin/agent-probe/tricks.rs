@@ -73,10 +73,10 @@ fn call(number: i64, arguments: &[Word]) -> Outcome {
         *word = bytes.as_ptr() as i64;
         held.push(bytes);
     }
-    let [a, b, c, d, e, f] = words;
+    let [one, two, three, four, five, six] = words;
     // SAFETY: numbers and addresses of memory that is held until the call has returned; tests only
     // make calls that leave the rest of the process alone.
-    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    let result = unsafe { libc::syscall(number, one, two, three, four, five, six) };
     let outcome = Outcome::of(result);
     drop(held);
     outcome

@@ -112,6 +112,9 @@ fn directories_that_lead_to_the_daemons_files_stay_where_they_are() {
     let back = call(libc::SYS_rename, [other.as_path().into(), directory.into()]);
     assert_denied(&agent.run(there.clone()), "rename");
     assert_denied(&agent.run(call(libc::SYS_chmod, [directory.into(), 0_i64.into()])), "chmod");
+    let touch = [(-100_i64).into(), directory.into(), 0_i64.into(), 0_i64.into()];
+    let touched = agent.run(call(libc::SYS_utimensat, touch));
+    assert!(touched.is_ok(), "its times are no matter: {touched:?}");
     assert!(stranger.run(there).is_ok());
     assert!(stranger.run(back).is_ok());
     wait_guarded(&host, "file", agent.pid());
