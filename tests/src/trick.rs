@@ -118,6 +118,13 @@ pub enum Trick {
         /// As above.
         own: Vec<u8>,
     },
+    /// `recvmsg` of a descriptor.
+    TakeDescriptor {
+        /// A connected unix socket.
+        name: String,
+        /// Name of what comes.
+        copy: String,
+    },
     /// `sendmsg`.
     SendMessage {
         /// Socket.

@@ -19,7 +19,14 @@ use crate::{
 };
 
 const TABLE: &str = "agent-enforcer-ebpf/verifier.json";
-const JOB: &str = concat!(include_str!("vm/guest/enforce.sh"), "exec program-costs\n");
+/// On each plane: some programs stand on one of them alone.
+const JOB: &str = concat!(
+    "for PLANE in cgroup lsm; do\n",
+    include_str!("vm/guest/enforce.sh"),
+    "program-costs || exit 1\n",
+    "agent-enforcer detach --reason 'the other plane is next' --yes || exit 1\n",
+    "wait $daemon\ndone\n",
+);
 const GROWTH_PERCENT: u64 = 20;
 
 /// Options of `cargo xtask verifier`.

@@ -147,7 +147,7 @@ pub(crate) fn decide_first(
     }
     let attested = match look_up(case, Purpose::Peek) {
         Answer::Unknown { attested } => attested,
-        answer => {
+        answer @ (Answer::Allow(_) | Answer::Deny(_)) => {
             if parked.is_some() {
                 parked::remove(thread);
                 if let Answer::Allow(_) = answer {

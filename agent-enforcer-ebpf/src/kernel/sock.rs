@@ -21,7 +21,7 @@ const ESTABLISHED: u8 = 1;
 /// `MSG_DONTWAIT`; set for sockets opened non-blocking too (net/socket.c `__sys_sendto`).
 const DONT_WAIT: u32 = 0x40;
 /// Bytes of a unix address before its path (`offsetof(sockaddr_un, sun_path)`).
-const PATH_OFFSET: usize = 2;
+const PATH_OFFSET: u32 = 2;
 
 /// The socket of a `struct socket *` that the hook was given, as a pointer that helpers take.
 ///
@@ -33,9 +33,9 @@ const PATH_OFFSET: usize = 2;
 /// `socket` is an argument of the hook, or came from a helper, and is a `struct socket`.
 #[inline(always)]
 pub(crate) unsafe fn sk_of(socket: *mut c_void) -> Option<*mut bpf_sock> {
+    let offset = offset!(socket_sk);
     // SAFETY: by the caller; the verifier checks the load against the kernel's own types.
-    let sk: *mut bpf_sock =
-        unsafe { core::ptr::read_volatile(socket.byte_add(offset!(socket_sk)).cast()) };
+    let sk: *mut bpf_sock = unsafe { core::ptr::read_volatile(socket.byte_add(offset).cast()) };
     (!sk.is_null()).then_some(sk)
 }
 
@@ -187,7 +187,7 @@ impl UnixSock {
         }
         let Some(address) = self.0.follow(offset!(unix_addr)) else { return Some(false) };
         // The name follows a zero byte.
-        let length = self.copy_name(address, 1, &mut peer.name)?;
+        let length = copy_name::<1>(address, &mut peer.name)?;
         peer.netns_cookie = Sock::new(self.0).netns_cookie()?;
         peer.length = length;
         Some(true)
@@ -197,28 +197,24 @@ impl UnixSock {
     #[inline(always)]
     pub(crate) fn path(self, into: &mut [u64; UNIX_NAME_WORDS]) -> Option<u32> {
         self.0.follow(offset!(unix_path) + offset!(path_dentry))?;
-        self.copy_name(self.0.follow(offset!(unix_addr))?, 0, into)
+        copy_name::<0>(self.0.follow(offset!(unix_addr))?, into)
     }
+}
 
-    /// Copies a name without its first `skip` bytes.
-    #[inline(always)]
-    fn copy_name(
-        self,
-        address: Address,
-        skip: usize,
-        into: &mut [u64; UNIX_NAME_WORDS],
-    ) -> Option<u32> {
-        const LONGEST: u32 = UNIX_NAME_BYTES as u32 - 1;
-        let length: u32 = address.read(offset!(unix_address_length))?;
-        let length = length.wrapping_sub((PATH_OFFSET + skip) as u32);
-        if length > LONGEST {
-            return None;
-        }
-        let name = address.get() + (offset!(unix_address_name) + PATH_OFFSET + skip) as u64;
-        // SAFETY: not more bytes than there is room for; the helper checks the other address.
-        let copied = unsafe {
-            bpf_probe_read_kernel(into.as_mut_ptr().cast(), length, name as *const c_void)
-        };
-        (copied == 0).then_some(length)
+/// Copies the name of a `unix_address` without its first `SKIP` bytes; the length of what is left.
+#[inline(always)]
+fn copy_name<const SKIP: u32>(address: Address, into: &mut [u64; UNIX_NAME_WORDS]) -> Option<u32> {
+    // The room, but for one byte.
+    const LONGEST: u32 = 111;
+    const { assert!(LONGEST as usize == UNIX_NAME_BYTES - 1) };
+    let length: u32 = address.read(offset!(unix_address_length))?;
+    let length = length.wrapping_sub(PATH_OFFSET + SKIP);
+    if length > LONGEST {
+        return None;
     }
+    let name = address.get() + offset!(unix_address_name) as u64 + u64::from(PATH_OFFSET + SKIP);
+    // SAFETY: not more bytes than there is room for; the helper checks the other address.
+    let copied =
+        unsafe { bpf_probe_read_kernel(into.as_mut_ptr().cast(), length, name as *const c_void) };
+    (copied == 0).then_some(length)
 }

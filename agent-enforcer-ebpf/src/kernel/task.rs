@@ -71,7 +71,7 @@ pub(crate) fn current_syscall() -> Option<u64> {
     // SAFETY: no arguments (5.11); the registers of the task it returns (5.15).
     let (task, regs) = unsafe {
         let task = bpf_get_current_task_btf();
-        (task as u64, bpf_task_pt_regs(task) as u64)
+        (task as u64, bpf_task_pt_regs(task).cast_unsigned())
     };
     let task = Address::new(task);
     let (flags, status): (u32, u32) =

@@ -20,7 +20,7 @@ pub(crate) fn number(peer: &UnixPeer) -> Option<u64> {
 /// Gives a peer its number; false when memory is short.
 #[inline(always)]
 pub(crate) fn name(named: &NumberedPeer) -> bool {
-    AE_PEERS.insert(&named.peer, named, 0).is_ok()
+    AE_PEERS.insert(named.peer, named, 0).is_ok()
 }
 
 #[inline(always)]

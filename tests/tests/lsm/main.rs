@@ -4,13 +4,13 @@
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "a panic is the verdict of a test"
 )]
 
 mod families;
 mod guard;
 mod park;
+mod passing;
 mod unix;
 
 use agent_enforcer_tests::{HostBuilder, TestHost};

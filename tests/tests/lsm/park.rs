@@ -210,7 +210,7 @@ fn ten_thousand_stopped_calls_under_signals_all_go_through() {
         let mut address = address;
         address.set_port(if restart { 10_000 } else { 20_000 });
         let ticket = agent.begin(Trick::Storm { address, rounds: ROUNDS, restart }.into());
-        let reply = agent.wait_for(ticket, Duration::from_secs(60)).expect("it ends");
+        let reply = agent.wait_for(ticket, Duration::from_mins(1)).expect("it ends");
         let sent = i64::from(ROUNDS);
         if restart {
             assert_eq!((reply.value, reply.data.as_str()), (sent, ""));

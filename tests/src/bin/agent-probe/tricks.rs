@@ -26,6 +26,7 @@ pub(crate) fn perform(sockets: &Sockets, trick: Trick) -> Outcome {
     let fd = |name: &str| sockets.fd(name);
     match trick {
         Trick::ConnectBytes { name, peer } => connect_bytes(fd(&name), &peer),
+        Trick::TakeDescriptor { name, copy } => sockets.keep(copy, take_descriptor(fd(&name))),
         Trick::BindBytes { name, own } => bind_bytes(fd(&name), &own),
         Trick::SendMessage { name, mut peer, data, control } => {
             send_message(fd(&name), &mut peer, &data, control.as_ref())
@@ -133,6 +134,28 @@ pub(crate) fn send_message(
     }
     // SAFETY: a message whose parts outlive the call.
     Outcome::of(unsafe { libc::sendmsg(fd, &raw const message, 0) } as i64)
+}
+
+/// What is passed with one byte; negative where nothing is.
+fn take_descriptor(fd: RawFd) -> RawFd {
+    let mut byte = 0_u8;
+    let mut part = iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // Words, as control messages are aligned like them.
+    let mut buffer = [0_u64; 16];
+    // SAFETY: all zeroes is a valid message.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = buffer.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&buffer);
+    // SAFETY: room that outlives the call, and what the kernel wrote there: one descriptor.
+    unsafe {
+        if libc::recvmsg(fd, &raw mut message, 0) < 0 {
+            return -1;
+        }
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if header.is_null() { -1 } else { libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned() }
+    }
 }
 
 pub(crate) fn write(fd: RawFd, data: &str, writer: Writer) -> Outcome {
