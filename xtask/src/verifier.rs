@@ -46,6 +46,13 @@ pub(crate) struct Options {
 /// Program, kernel series, instructions processed.
 type Costs = BTreeMap<String, BTreeMap<String, u64>>;
 
+impl Options {
+    /// Compares, on these kernels.
+    pub(crate) const fn of(kernels: Vec<String>) -> Self {
+        Self { kernels, update: false, output: Output::Text }
+    }
+}
+
 /// Measures, then compares or writes.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let workspace = Workspace::find()?;

@@ -43,6 +43,16 @@ pub(crate) struct Options {
     /// Only tests whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// Only this test program, such as lsm
+    #[arg(long)]
+    program: Option<String>,
+}
+
+impl Options {
+    /// Every test of one program.
+    pub(crate) fn of_program(kernels: Vec<String>, program: &str) -> Self {
+        Self { kernels, only: None, program: Some(program.to_owned()) }
+    }
 }
 
 /// A program with tests, built.
@@ -60,14 +70,17 @@ struct Built {
 
 /// Runs the tests on every kernel.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let Options { kernels, only } = options;
+    let Options { kernels, only, program: chosen } = options;
     let workspace = Workspace::find()?;
     setup::ensure(&workspace, Scope::Vm)?;
     let daemon = build::run()?;
     let mut built = build_tests(&workspace)?;
     let mut left_out = BTreeMap::new();
     for program in &mut built.tests {
-        program.tests.retain(|test| only.as_ref().is_none_or(|only| test.contains(only)));
+        let is_chosen = chosen.as_ref().is_none_or(|chosen| program.name == *chosen);
+        program
+            .tests
+            .retain(|test| is_chosen && only.as_ref().is_none_or(|only| test.contains(only)));
         let reason = LEFT_OUT.iter().find(|(name, _)| *name == program.name);
         if let (Some((_, reason)), false) = (reason, program.tests.is_empty()) {
             left_out.insert((*reason).to_owned(), program.tests.len());
