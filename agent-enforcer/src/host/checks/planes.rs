@@ -5,14 +5,15 @@ use std::io;
 use super::Check;
 use crate::host::LSM_LIST;
 
-/// What this version can't see, in the words of the threat model.
-const NOT_COVERED: &str = "sockets of families other than INET and INET6 (AF_PACKET and AF_VSOCK \
-    skip egress too); unix sockets, so local proxies and deputies behind them (container runtimes, \
-    systemd, D-Bus, ssh-agent); sockets inherited or passed (SCM_RIGHTS, pidfd_getfd) already \
-    connected, until they send; bind, listen and accept; an io_uring submission thread borrowed \
-    from another process";
-/// What only the LSM plane sees of agents acting against the host.
-const NOT_COVERED_WITHOUT_LSM: &str = "ptrace of a process of the same user that is no agent's; \
+/// What no plane sees, in the words of the threat model.
+const NOT_COVERED: &str = "bind, listen and accept (what is answered is judged); an io_uring \
+    submission thread borrowed from another process; unix sockets that were connected before \
+    the process became an agent's or that are passed to it";
+/// What only the LSM plane sees.
+const NOT_COVERED_WITHOUT_LSM: &str = "sockets of families other than INET and INET6 (AF_PACKET \
+    and AF_VSOCK skip egress too); unix sockets, so local proxies and deputies behind them \
+    (container runtimes, systemd, D-Bus, ssh-agent); sockets inherited or passed (SCM_RIGHTS, \
+    pidfd_getfd) already connected, until they send; ptrace of a process of the same user that is no agent's; \
     helpers that the kernel starts (core_pattern, modprobe, request-key); uid 0 without \
     capabilities acting against the daemon, its files and the kernel's settings";
 /// What no plane sees of it.
