@@ -43,6 +43,8 @@ pub const TAG_ADMITTED: u8 = 1;
 pub const TAG_HELD_LONG: u8 = 2;
 /// [`SocketTag::flags`]: the call that comes next waited for its answer, and the daemon has told of it.
 pub const TAG_TOLD: u8 = 4;
+/// [`SocketTag::flags`], of a unix socket: the call that sends on it must not wait.
+pub const TAG_MUST_NOT_WAIT: u8 = 8;
 
 /// Value of the socket storage.
 #[derive(Clone, Copy, Debug)]

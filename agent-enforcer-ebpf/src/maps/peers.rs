@@ -20,7 +20,9 @@ pub(crate) fn number(peer: &UnixPeer) -> Option<u64> {
 /// Gives a peer its number; false when memory is short.
 #[inline(always)]
 pub(crate) fn name(named: &NumberedPeer) -> bool {
-    AE_PEERS.insert(named.peer, named, 0).is_ok()
+    // By reference: a copy of the key does not fit the stack.
+    let key = &named.peer;
+    AE_PEERS.insert(key, named, 0).is_ok()
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use agent_enforcer_common::{
     process::ProcessTag,
     reason::Reason,
     record::Hook,
+    tag::TAG_MUST_NOT_WAIT,
 };
 use aya_ebpf::{bindings::bpf_sock, cty::c_void, programs::LsmContext};
 
@@ -15,10 +16,13 @@ use crate::{
     hooks::call::{self, NOT_IN_POLICY},
     kernel::{
         Address,
-        sock::{AF_INET, AF_INET6, AF_UNSPEC, AF_VSOCK, Message, Sock, SocketAddress, sk_of},
+        sock::{
+            AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC, AF_VSOCK, Message, Sock, SocketAddress, sk_of,
+        },
     },
-    maps::profiles,
+    maps::{profiles, tags},
     report::Case,
+    settings::offset,
     stall::Patience,
 };
 
@@ -32,14 +36,23 @@ pub(crate) fn sendmsg(ctx: &LsmContext) -> LsmOutcome {
     if matches!(who, Who::Stranger) {
         return LsmOutcome::Pass;
     }
+    let socket = ctx.arg::<*mut c_void>(0);
+    // One without a file is the kernel's own, such as that of a network file system: whose process
+    // uses it does not matter.
+    if Address::new(socket as u64).follow(offset!(socket_file)).is_none() {
+        return LsmOutcome::Pass;
+    }
     // SAFETY: the hook's first argument.
-    let sk = unsafe { sk_of(ctx.arg::<*mut c_void>(0)) };
-    let Some(sk) = sk else { return LsmOutcome::Deny };
+    let Some(sk) = (unsafe { sk_of(socket) }) else { return LsmOutcome::Deny };
     let Some(family) = Sock::new(Address::new(sk as u64)).family() else { return LsmOutcome::Deny };
     let message = Message::new(Address::new(ctx.arg::<*const c_void>(1) as u64));
     match (family, who) {
         (AF_INET | AF_INET6, Who::Agent(tgid, process)) => {
             send_ip(sk, family, message, tgid, process)
+        }
+        (AF_UNIX, Who::Agent(..)) => {
+            note_patience(sk, waits(message));
+            LsmOutcome::Pass
         }
         (AF_VSOCK, Who::Agent(tgid, process)) => send_vsock(sk, message, tgid, process),
         (AF_VSOCK, Who::Untracked(tgid)) => {
@@ -73,6 +86,9 @@ fn send_ip(
         None => sock.datagram_peer(),
     };
     let Some(destination) = destination else { return LsmOutcome::Pass };
+    if tag.exec == process.exec && call::is_settled(tag, &destination) {
+        return LsmOutcome::Pass;
+    }
     let profile = profiles::get(&process.agent).unwrap_or(NOT_IN_POLICY);
     let mut case = Case::of_process(destination, tgid, process, Hook::LsmSendmsg);
     // SAFETY: as above.
@@ -102,6 +118,18 @@ fn send_vsock(sk: *mut bpf_sock, message: Message, tgid: u32, process: ProcessTa
     // SAFETY: the socket of the hook's argument, not null.
     unsafe { about(&mut case, sk) };
     settle(&mut case, Patience::Wait, waits(message))
+}
+
+/// Tells the hook that judges the peer of a unix socket what it can't see.
+#[inline(always)]
+fn note_patience(sk: *mut bpf_sock, caller: Caller) {
+    // SAFETY: the socket of the hook's argument, not null.
+    if let Some(tag) = unsafe { tags::get(sk) } {
+        match caller {
+            Caller::Blocks => tag.flags &= !TAG_MUST_NOT_WAIT,
+            Caller::MustNotWait => tag.flags |= TAG_MUST_NOT_WAIT,
+        }
+    }
 }
 
 #[inline(always)]

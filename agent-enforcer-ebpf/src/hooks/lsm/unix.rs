@@ -9,6 +9,7 @@ use agent_enforcer_common::{
     peer::{NAMELESS_PEER, NumberedPeer, UNIX_NAME_WORDS, UNKNOWN_PEER, UnixPeer},
     reason::Reason,
     record::{Counter, Hook},
+    tag::TAG_MUST_NOT_WAIT,
 };
 use aya_ebpf::{bindings::bpf_sock, cty::c_void, programs::LsmContext};
 
@@ -60,10 +61,14 @@ fn judge(own: Option<*mut bpf_sock>, other: Option<*mut bpf_sock>, hook: Hook) -
         return LsmOutcome::Pass;
     }
     let number = number_of(other as u64);
+    // SAFETY: the caller's own socket.
+    let tag = unsafe { tags::get(own) };
+    let in_haste = hook as u8 == Hook::UnixSend as u8
+        && tag.is_some_and(|tag| tag.flags & TAG_MUST_NOT_WAIT != 0);
     let own = Address::new(own as u64);
     let caller = match socket_nonblocking(own) {
-        Some(false) => Caller::Blocks,
-        Some(true) | None => Caller::MustNotWait,
+        Some(false) if !in_haste => Caller::Blocks,
+        Some(_) | None => Caller::MustNotWait,
     };
     let netns_cookie = Sock::new(own).netns_cookie().unwrap_or_default();
     judge_peer(number, netns_cookie, caller, hook)
