@@ -102,11 +102,7 @@ async fn serve(args: RunArgs) -> Result<()> {
     let (mut kernel, maps) = Kernel::load(kernel_config(&args, plane, cgroup_root.clone()))?;
     let takes_over = kernel.takes_over();
     let mut verdicts = Verdicts::new(maps.verdicts, maps.state)?;
-    if verdicts.word(StateWord::NextId)? == 0 {
-        verdicts.set(StateWord::NextId, (store.next_epoch()? << EPOCH_BITS) | 1)?;
-    }
-    // Counted by programs that may have been replaced in the middle of a wait.
-    verdicts.set(StateWord::Waiters, 0)?;
+    prepare_words(&mut verdicts, &store)?;
     let (inbox, mailbox) = intake::inbox()?;
     let (uses, uses_asked) = sync_channel(USES);
     let (globs, globs_named) = sync_channel(16);
@@ -259,6 +255,16 @@ async fn finish(end: End, kernel: Kernel, inbox: &Inbox, events: &EventQueue) ->
             }
         },
     }
+}
+
+/// State words that must be right before any program runs.
+fn prepare_words(verdicts: &mut Verdicts, store: &GrantStore) -> Result<()> {
+    if verdicts.word(StateWord::NextId)? == 0 {
+        verdicts.set(StateWord::NextId, (store.next_epoch()? << EPOCH_BITS) | 1)?;
+    }
+    // Counted by programs that may have been replaced in the middle of a wait.
+    verdicts.set(StateWord::Waiters, 0)?;
+    Ok(())
 }
 
 fn pending_limits(args: &RunArgs) -> Result<PendingLimits> {

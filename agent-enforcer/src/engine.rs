@@ -17,6 +17,7 @@ mod peers;
 mod pending;
 mod queries;
 mod selectors;
+mod start;
 mod tallies;
 
 use std::{
@@ -39,6 +40,7 @@ pub use handle::{DetachOrder, EngineHandle};
 pub use peers::PeerError;
 pub use pending::{GroupKey, PendingLimits};
 pub use selectors::SelectorError;
+pub use start::{EngineError, Parts};
 
 use crate::{
     control::{
@@ -47,12 +49,11 @@ use crate::{
     },
     decision::Process,
     events::{DaemonEvent, Event, EventQueue},
-    host::{self, Plane},
+    host::Plane,
     intake::{DecodeError, Record},
     kernel::{
         flows::FlowReset,
         held::HeldTimers,
-        mapped::MappedArray,
         maps::{CounterMaps, ProcessMaps},
     },
     resolver::{
@@ -153,77 +154,6 @@ pub struct UseRequest {
     pub key: GroupKey,
 }
 
-/// Everything that an engine is made of.
-pub struct Parts {
-    /// Policy directory, for people.
-    pub policy_dir: PathBuf,
-    /// The policy.
-    pub policy: Policy,
-    /// Ids of its agents.
-    pub agent_ids: Vec<(Arc<str>, AgentId)>,
-    /// Grants.
-    pub grants: GrantTable,
-    /// The verdict writer.
-    pub verdicts: Verdicts,
-    /// Tags of processes and sockets.
-    pub processes: ProcessMaps,
-    /// Selector tables.
-    pub selectors: crate::kernel::maps::SelectorMaps,
-    /// Counters.
-    pub counters: CounterMaps,
-    /// Calls that are counted.
-    pub tallies: MappedArray,
-    /// Events.
-    pub events: EventQueue,
-    /// Hashes executables.
-    pub hashers: HashWorkers<ExecId>,
-    /// Resets flows.
-    pub flows: FlowReset,
-    /// Sets the timers of held connections.
-    pub held_timers: HeldTimers,
-    /// Records uses of counted grants.
-    pub uses: SyncSender<UseRequest>,
-    /// Path globs to resolve and watch.
-    pub globs: SyncSender<Vec<String>>,
-    /// Mount point of cgroup v2.
-    pub cgroups: PathBuf,
-    /// The daemon's own control socket.
-    pub control_socket: PathBuf,
-    /// The cgroup that enforcement is attached to.
-    pub cgroup_root: PathBuf,
-    /// Which programs are in force.
-    pub plane: Plane,
-    /// Their names.
-    pub programs: Vec<String>,
-    /// Limits of what may wait.
-    pub limits: PendingLimits,
-    /// Dropped: nobody looks after guarded files any more.
-    pub guarding: SyncSender<Infallible>,
-}
-
-/// Why an engine can't begin.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// A map.
-    #[error(transparent)]
-    Verdict(#[from] VerdictError),
-    /// The selector tables.
-    #[error(transparent)]
-    Selector(#[from] SelectorError),
-    /// Unix sockets.
-    #[error(transparent)]
-    Peer(#[from] PeerError),
-    /// Running processes.
-    #[error(transparent)]
-    Adoption(#[from] AdoptionError),
-    /// /proc.
-    #[error(transparent)]
-    Proc(#[from] crate::resolver::attestation::ProcError),
-    /// The clock.
-    #[error(transparent)]
-    Clock(#[from] crate::resolver::grant::ClockError),
-}
-
 /// See the module's header.
 pub struct Engine {
     policy_dir: PathBuf,
@@ -292,90 +222,6 @@ impl Clock {
 }
 
 impl Engine {
-    /// Puts the policy in force and takes in every process that runs. The programs are attached
-    /// already, so that nothing slips between.
-    pub fn start(parts: Parts) -> Result<Self, EngineError> {
-        let Parts {
-            policy_dir,
-            policy,
-            agent_ids,
-            grants,
-            verdicts,
-            processes,
-            selectors,
-            counters,
-            tallies,
-            events,
-            hashers,
-            flows,
-            held_timers,
-            uses,
-            globs,
-            cgroups,
-            control_socket,
-            cgroup_root,
-            plane,
-            programs,
-            limits,
-            guarding,
-        } = parts;
-        let netns_cookie = host::netns_cookie().map_err(PeerError::Netns)?;
-        let mut engine = Self {
-            policy_dir,
-            plan: SelectorPlan::build(&policy),
-            policy,
-            agent_names: agent_ids.iter().map(|(name, id)| (*id, Arc::clone(name))).collect(),
-            agent_ids: agent_ids.into_iter().collect(),
-            grants,
-            verdicts,
-            processes,
-            selectors: Selectors::new(selectors, cgroups.clone()),
-            counters,
-            tallies: Tallies::take_over(tallies),
-            events,
-            reader: ProcessReader::new()?,
-            digests: DigestCache::new(4096),
-            hashers,
-            flows,
-            held_timers,
-            canary: Canary::new(plane, &cgroups, cgroup_root),
-            cgroups,
-            plane,
-            programs,
-            _guarding: guarding,
-            uses,
-            globs,
-            images: HashMap::new(),
-            image_order: VecDeque::new(),
-            prefetch: VecDeque::new(),
-            instances: HashMap::new(),
-            peers: Peers::new(&control_socket, netns_cookie)?,
-            pending: Pending::new(limits),
-            use_stages: HashMap::new(),
-            started: SystemTime::now(),
-            clock: Clock,
-            next_heartbeat_ns: 0,
-            next_housekeeping_ns: 0,
-            next_survey_ns: 0,
-            next_compile_ns: 0,
-            next_peers_ns: 0,
-            bad_records: 0,
-            lost: [0; LOST.len()],
-            ended: HashMap::new(),
-        };
-        engine.verdicts.set(StateWord::DaemonTgid, std::process::id().into())?;
-        let slot = engine.verdicts.word(StateWord::SelectorSlot)?;
-        engine.selectors.resume(u32::try_from(slot).unwrap_or_default());
-        engine.read_peers();
-        engine.lost = engine.lost_records();
-        engine.note_ended_grants();
-        engine.load_policy()?;
-        engine.adopt()?;
-        // Calls that were made while no daemon ran.
-        engine.tell_counted();
-        Ok(engine)
-    }
-
     /// One record of the kernel side.
     pub fn on_record(&mut self, record: &Record) {
         match record {

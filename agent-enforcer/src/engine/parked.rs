@@ -63,10 +63,10 @@ impl Engine {
             if call.since_ns + FORGOTTEN_NS > now_ns || self.pending.has_parked(call.request) {
                 continue;
             }
-            let (tgid, tid) = (high_half(thread), low_half(thread));
+            let tgid = high_half(thread);
             // Whoever runs has seen its answer, or is gone; who was stopped by somebody else and
             // waits for nothing here can't be told apart from one that was forgotten.
-            if is_stopped(tgid, tid).is_ok_and(|stopped| stopped)
+            if is_stopped(tgid, low_half(thread)).is_ok_and(|stopped| stopped)
                 && let Ok(forgotten) = Stopped::of(tgid, call.start_ns)
             {
                 tracing::warn!(pid = tgid, "a stopped caller that waits for nothing is continued");
