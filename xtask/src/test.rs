@@ -6,7 +6,7 @@
 
 mod libtest;
 mod scripts;
-mod vm;
+pub(crate) mod vm;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 
-use self::libtest::Tally;
+pub(crate) use self::libtest::Tally;
 use crate::{
     build, command,
     setup::{self, Scope},
@@ -160,7 +160,7 @@ pub(crate) fn system_tests(workspace: &Workspace, choice: Choice<'_>) -> Result<
 }
 
 /// Whether this kernel runs programs of BPF LSM (securityfs, 4.11).
-fn has_bpf_lsm() -> bool {
+pub(crate) fn has_bpf_lsm() -> bool {
     fs::read_to_string("/sys/kernel/security/lsm")
         .is_ok_and(|modules| modules.trim().split(',').any(|module| module == "bpf"))
 }
