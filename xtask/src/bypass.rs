@@ -9,7 +9,7 @@ mod corpus;
 mod document;
 mod runs;
 
-use std::fs;
+use std::{fmt::Write as _, fs};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -18,12 +18,13 @@ use serde::Serialize;
 
 pub(crate) use self::document::is_up_to_date;
 use self::{
-    corpus::{Corpus, Expectation, Outcome, Plane},
+    corpus::{Case, Corpus, Expectation, Outcome},
     document::DOCUMENT,
     runs::Run,
 };
 use crate::{
     build, command,
+    plane::Plane,
     setup::{self, Scope},
     vm::SERIES,
     workspace::Workspace,
@@ -87,8 +88,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let daemon = build::run()?;
     let tests = runs::find(&workspace, &corpus)?;
     let runs = match &options.vm {
-        None => vec![runs::here(&workspace, &corpus, &tests)?],
-        Some(series) => runs::in_machines(&workspace, &daemon, &tests, &series_of(series))?,
+        None => runs::here(&workspace, &corpus, &tests)?,
+        Some(named) => runs::in_machines(&workspace, &daemon, &corpus, &tests, &series_of(named))?,
     };
     let rows: Vec<_> = runs.iter().flat_map(|run| rows(&corpus, run)).collect();
     println!("\n{}", table(&rows));
@@ -117,42 +118,35 @@ fn series_of(named: &[String]) -> Vec<String> {
     }
 }
 
-/// A row for each case and plane; none where all tests of a case are left out.
+/// A row for each case; none where all tests of a case are left out.
 fn rows<'a>(corpus: &'a Corpus, run: &'a Run) -> Vec<Row<'a>> {
-    let planes = run.planes.iter();
-    let cells = planes.flat_map(|plane| corpus.cases().map(|case| (case, *plane)));
-    let shown = cells.filter(|(case, plane)| !run.leaves_out(case.planes.on(*plane)));
-    let row = |(case, plane): (&'a corpus::Case, Plane)| {
+    let plane = run.plane;
+    let row = |case: &'a Case| {
         let expectation = case.planes.on(plane);
         let Expectation { outcome, why, tests } = expectation;
         let bad = tests.iter().find(|test| !run.passed(test) && !run.left_out.contains_key(*test));
-        let (outcome, why) = match bad {
+        let (outcome, mut why) = match bad {
             Some(test) => (Outcome::Hole, format!("its test failed: {test}")),
             None if plane == Plane::Lsm && case.planes.lsm.is_none() => {
                 (*outcome, format!("as on the cgroup plane: {why}"))
             }
             None => (*outcome, why.clone()),
         };
-        let left_out =
-            run.left_out_of(expectation).map(|(test, reason)| format!("{test}: {reason}"));
-        let left_out: Vec<_> = left_out.collect();
-        let why = if left_out.is_empty() {
-            why
-        } else {
-            format!("{why} (not run there: {})", left_out.join("; "))
-        };
+        for (test, reason) in run.left_out_of(expectation) {
+            let _ = write!(why, " (not run there: {test}: {reason})");
+        }
         Row { id: &case.id, plane, kernel: &run.kernel, outcome, why }
     };
-    shown.map(row).collect()
+    corpus.cases().filter(|case| !run.leaves_out(case.planes.on(plane))).map(row).collect()
 }
 
 /// Cases without a row, so that nobody looks for them.
 fn tell_left_out(corpus: &Corpus, run: &Run) {
-    for plane in &run.planes {
-        let cases = corpus.cases().filter(|case| run.leaves_out(case.planes.on(*plane)));
-        for case in cases {
-            for (test, reason) in run.left_out_of(case.planes.on(*plane)) {
-                let (id, plane, kernel) = (&case.id, plane.word(), &run.kernel);
+    let (plane, kernel) = (run.plane.word(), &run.kernel);
+    for Case { id, planes, .. } in corpus.cases() {
+        let expectation = planes.on(run.plane);
+        if run.leaves_out(expectation) {
+            for (test, reason) in run.left_out_of(expectation) {
                 println!("{id} has no row for {plane} on {kernel}: {test}: {reason}");
             }
         }
@@ -177,8 +171,6 @@ fn sum(rows: &[Row<'_>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn corpus() -> Corpus {
@@ -199,38 +191,32 @@ mod tests {
         Corpus::parse(&format!(r#"[{{"letter":"A","title":"t","cases":[{cases}]}}]"#)).unwrap()
     }
 
-    fn run(planes: &[Plane], results: &[(&str, &str)], left_out: &[&str]) -> Run {
+    fn run(plane: Plane, results: &[(&str, &str)], left_out: &[&str]) -> Run {
         let results = results.iter().map(|(name, word)| ((*name).to_owned(), (*word).to_owned()));
         let left_out = left_out.iter().map(|test| ((*test).to_owned(), "no such program"));
         Run {
             kernel: "6.1".to_owned(),
-            planes: planes.to_vec(),
+            plane,
             results: results.collect(),
             left_out: left_out.collect(),
             troubles: Vec::new(),
         }
     }
 
-    fn told(run: &Run) -> BTreeMap<(String, &'static str), (Outcome, String)> {
+    fn row(run: &Run, id: &str) -> Option<(Outcome, String)> {
         let corpus = corpus();
-        let rows = rows(&corpus, run);
-        rows.into_iter()
-            .map(|row| ((row.id.to_owned(), row.plane.word()), (row.outcome, row.why)))
-            .collect()
-    }
-
-    fn row(run: &Run, id: &str, plane: &'static str) -> Option<(Outcome, String)> {
-        told(run).remove(&(id.to_owned(), plane))
+        let found = rows(&corpus, run).into_iter().find(|row| row.id == id);
+        found.map(|row| (row.outcome, row.why))
     }
 
     const PASSED: [(&str, &str); 3] = [("x::a01", "ok"), ("y::a03", "ok"), ("z::a03", "ok")];
 
     #[test]
     fn case_is_what_the_table_says_while_its_tests_pass() {
-        let run = run(&[Plane::Cgroup], &PASSED, &[]);
-        assert_eq!(row(&run, "A01", "cgroup"), Some((Outcome::Blocked, "b".to_owned())));
-        assert_eq!(row(&run, "A02", "cgroup"), Some((Outcome::ByDesign, "b".to_owned())));
-        assert_eq!(told(&run).len(), 3);
+        let run = run(Plane::Cgroup, &PASSED, &[]);
+        assert_eq!(row(&run, "A01"), Some((Outcome::Blocked, "b".to_owned())));
+        assert_eq!(row(&run, "A02"), Some((Outcome::ByDesign, "b".to_owned())));
+        assert_eq!(row(&run, "A03"), Some((Outcome::Hole, "b".to_owned())));
         assert!(run.faults(&corpus()).is_empty());
     }
 
@@ -238,35 +224,34 @@ mod tests {
     fn case_whose_test_failed_or_did_not_run_is_a_hole() {
         let hole = (Outcome::Hole, "its test failed: x::a01".to_owned());
         for results in [&[("x::a01", "FAILED")][..], &[("x::a01", "ignored, needs root")], &[]] {
-            let run = run(&[Plane::Cgroup], results, &[]);
-            assert_eq!(row(&run, "A01", "cgroup"), Some(hole.clone()));
-            assert_eq!(run.faults(&corpus()), ["6.1: x::a01"]);
+            let run = run(Plane::Cgroup, results, &[]);
+            assert_eq!(row(&run, "A01"), Some(hole.clone()));
+            assert_eq!(run.faults(&corpus()), ["6.1 (cgroup): x::a01"]);
         }
     }
 
     #[test]
-    fn lsm_plane_has_rows_of_its_own_where_the_kernel_has_it() {
-        let run = run(&Plane::ALL, &PASSED, &[]);
+    fn lsm_plane_has_what_the_cgroup_plane_has_unless_the_table_says_otherwise() {
+        let run = run(Plane::Lsm, &PASSED, &[]);
         let same = "as on the cgroup plane: b".to_owned();
-        assert_eq!(row(&run, "A01", "lsm"), Some((Outcome::Blocked, same)));
-        assert_eq!(row(&run, "A03", "cgroup"), Some((Outcome::Hole, "b".to_owned())));
-        assert_eq!(row(&run, "A03", "lsm"), Some((Outcome::Blocked, "b".to_owned())));
+        assert_eq!(row(&run, "A01"), Some((Outcome::Blocked, same)));
+        assert_eq!(row(&run, "A03"), Some((Outcome::Blocked, "b".to_owned())));
     }
 
     #[test]
     fn case_without_a_test_that_can_run_there_has_no_row() {
-        let some = run(&Plane::ALL, &PASSED[..2], &["z::a03"]);
+        let some = run(Plane::Lsm, &PASSED[..2], &["z::a03"]);
         let why = "b (not run there: z::a03: no such program)".to_owned();
-        assert_eq!(row(&some, "A03", "lsm"), Some((Outcome::Blocked, why)));
-        let all = run(&Plane::ALL, &PASSED[..1], &["y::a03", "z::a03"]);
-        assert_eq!(row(&all, "A03", "lsm"), None);
+        assert_eq!(row(&some, "A03"), Some((Outcome::Blocked, why)));
+        let all = run(Plane::Lsm, &PASSED[..1], &["y::a03", "z::a03"]);
+        assert_eq!(row(&all, "A03"), None);
         assert!(all.faults(&corpus()).is_empty());
     }
 
     #[test]
     fn report_is_the_promised_json() {
         let corpus = corpus();
-        let run = run(&[Plane::Cgroup], &PASSED, &[]);
+        let run = run(Plane::Cgroup, &PASSED, &[]);
         let rows = rows(&corpus, &run);
         assert_eq!(
             serde_json::to_string(&Report { cases: &rows[..1] }).unwrap(),

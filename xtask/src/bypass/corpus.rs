@@ -8,7 +8,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::workspace::Workspace;
+use crate::{plane::Plane, workspace::Workspace};
 
 /// The table, in the workspace.
 pub(super) const FILE: &str = "tests/bypass.json";
@@ -76,27 +76,6 @@ pub(super) struct Expectation {
     pub(super) tests: Vec<String>,
 }
 
-/// A plane of enforcement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Plane {
-    /// Programs of cgroup hooks.
-    Cgroup,
-    /// Those, and programs of BPF LSM.
-    Lsm,
-}
-
-impl Plane {
-    pub(super) const ALL: [Self; 2] = [Self::Cgroup, Self::Lsm];
-
-    pub(super) const fn word(self) -> &'static str {
-        match self {
-            Self::Cgroup => "cgroup",
-            Self::Lsm => "lsm",
-        }
-    }
-}
-
 /// What becomes of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -149,10 +128,9 @@ impl Corpus {
         self.groups.iter().flat_map(|group| &group.cases)
     }
 
-    /// Every test that is named for one of these planes, as often as it is.
-    pub(super) fn tests(&self, planes: &[Plane]) -> impl Iterator<Item = &str> {
-        let expectations =
-            self.cases().flat_map(|case| planes.iter().map(|plane| case.planes.on(*plane)));
+    /// Every test that is named for a plane, as often as it is.
+    pub(super) fn tests(&self, plane: Plane) -> impl Iterator<Item = &str> {
+        let expectations = self.cases().map(move |case| case.planes.on(plane));
         expectations.flat_map(|expectation| &expectation.tests).map(String::as_str)
     }
 

@@ -4,8 +4,8 @@ use std::fs;
 
 use anyhow::Result;
 
-use super::corpus::{Case, Corpus, Expectation, Group, Outcome, Plane, Planes};
-use crate::workspace::Workspace;
+use super::corpus::{Case, Corpus, Expectation, Group, Outcome, Planes};
+use crate::{plane::Plane, workspace::Workspace};
 
 /// The document, in the workspace.
 pub(super) const DOCUMENT: &str = "docs/bypass.md";
@@ -19,8 +19,8 @@ does so in virtual machines of other kernels. A case whose test fails is a hole.
 
 There are two planes. The cgroup plane is everywhere. The LSM plane is the same hooks and BPF LSM on top; the
 daemon chooses it by itself where `bpf` is among the kernel's security modules
-(`/sys/kernel/security/lsm`), and `agent-enforcer status` says which one is active. So a case has on the
-LSM plane what it has on the cgroup plane: such a line says `both`. Where BPF LSM changes something, the
+(`/sys/kernel/security/lsm`), with `--plane lsm` it starts on no other, and `agent-enforcer status` says
+which one is active. So a case has on the LSM plane what it has on the cgroup plane: such a line says `both`. Where BPF LSM changes something, the
 planes have a line each.
 
 | outcome | meaning |

@@ -10,8 +10,9 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::corpus::{self, Corpus, Expectation, Plane};
+use super::corpus::{self, Corpus, Expectation};
 use crate::{
+    plane::Plane,
     test::{self, Choice, Tally, vm::Runs},
     workspace::{DAEMON, SYSTEM_TESTS, Workspace},
 };
@@ -24,17 +25,25 @@ pub(super) struct Tests {
     daemon: Vec<String>,
 }
 
-/// What came of the named tests on one kernel.
+/// What came of the named tests of one plane on one kernel.
 pub(super) struct Run {
     pub(super) kernel: String,
-    /// The planes that it has.
-    pub(super) planes: Vec<Plane>,
+    /// What its daemons were told to enforce on.
+    pub(super) plane: Plane,
     /// A word for each test that ran.
     pub(super) results: BTreeMap<String, String>,
     /// Tests that can't run there, and why.
     pub(super) left_out: BTreeMap<String, &'static str>,
     /// What failed in a machine, tests and else.
     pub(super) troubles: Vec<String>,
+}
+
+impl Tests {
+    /// Those that need the kernel and are named for a plane.
+    fn of_plane(&self, corpus: &Corpus, plane: Plane) -> Vec<String> {
+        let named: BTreeSet<&str> = corpus.tests(plane).collect();
+        self.system.iter().filter(|name| named.contains(name.as_str())).cloned().collect()
+    }
 }
 
 impl Run {
@@ -58,20 +67,20 @@ impl Run {
 
     /// Tests that did not pass, and what else was wrong.
     pub(super) fn faults(&self, corpus: &Corpus) -> Vec<String> {
-        let tests: BTreeSet<_> = corpus.tests(&self.planes).collect();
+        let tests: BTreeSet<_> = corpus.tests(self.plane).collect();
         let bad = tests.into_iter().filter(|test| {
             // What failed in a machine is among its troubles, with what it said.
             let is_told = self.troubles.iter().any(|trouble| trouble.starts_with(test));
             !is_told && !self.passed(test) && !self.left_out.contains_key(*test)
         });
         let bad = bad.chain(self.troubles.iter().map(String::as_str));
-        bad.map(|fault| format!("{}: {fault}", self.kernel)).collect()
+        bad.map(|fault| format!("{} ({}): {fault}", self.kernel, self.plane.word())).collect()
     }
 }
 
 /// Finds the tests that the table names.
 pub(super) fn find(workspace: &Workspace, corpus: &Corpus) -> Result<Tests> {
-    let named: BTreeSet<&str> = corpus.tests(&Plane::ALL).collect();
+    let named: BTreeSet<&str> = Plane::ALL.into_iter().flat_map(|it| corpus.tests(it)).collect();
     choose(&named, &test::list(workspace, SYSTEM_TESTS)?, &test::list(workspace, DAEMON)?)
 }
 
@@ -93,45 +102,47 @@ fn choose(named: &BTreeSet<&str>, system: &[String], daemon: &[String]) -> Resul
     Ok(Tests { system: of(system), daemon: of(daemon) })
 }
 
-/// Runs what this machine's kernel can show.
-pub(super) fn here(workspace: &Workspace, corpus: &Corpus, tests: &Tests) -> Result<Run> {
-    let planes = if test::has_bpf_lsm() { Plane::ALL.to_vec() } else { vec![Plane::Cgroup] };
-    let named: BTreeSet<&str> = corpus.tests(&planes).collect();
-    let system = tests.system.iter().filter(|name| named.contains(name.as_str()));
-    let system: Vec<_> = system.cloned().collect();
-    let mut results = of_daemon(workspace, tests)?;
-    // No name would mean every test.
-    if !system.is_empty() {
-        results.extend(test::system_tests(workspace, Choice::Named(&system))?.tests);
-    }
-    Ok(Run {
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        planes,
-        results,
-        left_out: BTreeMap::new(),
-        troubles: Vec::new(),
-    })
+/// Runs the tests of each plane that this machine's kernel has.
+pub(super) fn here(workspace: &Workspace, corpus: &Corpus, tests: &Tests) -> Result<Vec<Run>> {
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let of_daemon = of_daemon(workspace, tests)?;
+    let run = |plane: Plane| {
+        let system = tests.of_plane(corpus, plane);
+        let mut results = of_daemon.clone();
+        // No name would mean every test.
+        if !system.is_empty() {
+            results.extend(test::system_tests(workspace, plane, Choice::Named(&system))?.tests);
+        }
+        let (left_out, troubles) = (BTreeMap::new(), Vec::new());
+        Ok(Run { kernel: kernel.clone(), plane, results, left_out, troubles })
+    };
+    Plane::of_this_kernel().into_iter().map(run).collect()
 }
 
-/// Runs the tests of both planes on kernels of these series, which all have BPF LSM. Those of the
+/// Runs the tests of each plane on kernels of these series, which all have BPF LSM. Those of the
 /// daemon's package are about no kernel, and run here.
 pub(super) fn in_machines(
     workspace: &Workspace,
     daemon: &Path,
+    corpus: &Corpus,
     tests: &Tests,
     series: &[String],
 ) -> Result<Vec<Run>> {
     let of_daemon = of_daemon(workspace, tests)?;
-    let wanted = |name: &str| tests.system.iter().any(|test| test == name);
-    let Runs { kernels, left_out } = test::vm::on_kernels(workspace, daemon, series, wanted)?;
-    let runs = kernels.into_iter().map(|(kernel, tally)| {
-        let Tally { tests, failures, .. } = tally;
-        let mut results = of_daemon.clone();
-        results.extend(tests);
-        let (planes, left_out) = (Plane::ALL.to_vec(), left_out.clone());
-        Run { kernel, planes, results, left_out, troubles: failures }
-    });
-    Ok(runs.collect())
+    let mut runs = Vec::new();
+    for plane in Plane::ALL {
+        let system = tests.of_plane(corpus, plane);
+        let wanted = |name: &str| system.iter().any(|test| test == name);
+        let Runs { kernels, left_out } =
+            test::vm::on_kernels(workspace, daemon, series, plane, wanted)?;
+        runs.extend(kernels.into_iter().map(|(kernel, tally)| {
+            let Tally { tests, failures, .. } = tally;
+            let mut results = of_daemon.clone();
+            results.extend(tests);
+            Run { kernel, plane, results, left_out: left_out.clone(), troubles: failures }
+        }));
+    }
+    Ok(runs)
 }
 
 fn of_daemon(workspace: &Workspace, tests: &Tests) -> Result<BTreeMap<String, String>> {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     build, command, interrupt,
+    plane::Plane,
     setup::{self, Scope},
     vm::{self, Kernel, Payload},
     workspace::{SYSTEM_TESTS, Workspace},
@@ -74,7 +75,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let daemon = build::run()?;
     let series = if kernels.is_empty() { vm::SERIES.map(str::to_owned).to_vec() } else { kernels };
     let wanted = |test: &str| only.as_ref().is_none_or(|only| test.contains(only));
-    let Runs { kernels, left_out } = on_kernels(&workspace, &daemon, &series, wanted)?;
+    let Runs { kernels, left_out } = on_kernels(&workspace, &daemon, &series, Plane::Lsm, wanted)?;
     let suites = kernels.into_iter().map(|(version, mut tally)| {
         tally.skipped += left_out.len();
         for reason in left_out.values() {
@@ -87,11 +88,12 @@ pub(crate) fn run(options: Options) -> Result<()> {
     report(&suites)
 }
 
-/// Runs the tests that are wanted in a machine of each series.
+/// Runs the tests that are wanted in a machine of each series, on one plane; all have both.
 pub(crate) fn on_kernels(
     workspace: &Workspace,
     daemon: &Path,
     series: &[String],
+    plane: Plane,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<Runs> {
     let mut built = build_tests(workspace)?;
@@ -102,7 +104,8 @@ pub(crate) fn on_kernels(
             left_out.extend(program.tests.drain(..).map(|test| (test, *reason)));
         }
     }
-    let mut payload = Payload::new(&job(&built.tests), workspace.target.join("vm/programs"))?;
+    let mut payload =
+        Payload::new(&job(plane, &built.tests), workspace.target.join("vm/programs"))?;
     payload.built(daemon, "bin/agent-enforcer")?;
     let helpers = built.helpers.iter().map(|(name, path)| (format!("bin/{name}"), path));
     let tests = built.tests.iter().map(|it| (format!("tests/{}", it.name), &it.path));
@@ -144,10 +147,11 @@ fn test_on(
 }
 
 /// `run PROGRAM TEST..`, line by line, after the script that knows how.
-fn job(programs: &[Program]) -> String {
+fn job(plane: Plane, programs: &[Program]) -> String {
+    let export = format!("export {}={}\n", Plane::VARIABLE, plane.word());
     let runs = programs.iter().filter(|program| !program.tests.is_empty());
     let runs = runs.map(|it| format!("run /tests/{} {}\n", it.name, it.tests.join(" ")));
-    JOB.to_owned() + &runs.collect::<String>() + "exit $failed\n"
+    JOB.to_owned() + &export + &runs.collect::<String>() + "exit $failed\n"
 }
 
 fn matrix(runs: &[Suite]) -> Table {
@@ -247,7 +251,7 @@ mod tests {
             path: PathBuf::new(),
             tests: tests.iter().map(|&test| test.to_owned()).collect(),
         };
-        let job = job(&[program("a", &["x::y", "z"]), program("b", &[])]);
+        let job = job(Plane::Lsm, &[program("a", &["x::y", "z"]), program("b", &[])]);
         assert!(job.ends_with("run /tests/a x::y z\nexit $failed\n"), "{job}");
     }
 }
