@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
-    binaries,
+    binaries, planes,
     wait::{SOON, poll_for},
 };
 
@@ -93,6 +93,9 @@ impl Daemon {
             .arg(self.path("bpf"))
             .args(&self.flags)
             .stdin(Stdio::null());
+        if let Some(plane) = planes::wished() {
+            command.arg("--plane").arg(plane);
+        }
         command
     }
 

@@ -1,17 +1,15 @@
-//! Known ways round enforcement, and what becomes of each on this machine: `cargo xtask bypass`.
+//! Known ways round enforcement, and what becomes of each: `cargo xtask bypass`.
 //!
-//! In: the table `tests/bypass.json`, which says for every case what is promised, why, and which
-//! tests show it. Out: the same table after those tests ran on this kernel. A case whose test did
-//! not pass is a hole, whatever the table says, and the verb fails; a test that is named and does
-//! not exist stops it before anything runs.
+//! In: the table `tests/bypass.json`, which says for every case what is promised on each plane, why,
+//! and which tests show it. Out: the same table after those tests ran, on this kernel or, with
+//! `--vm`, on others. A case whose test did not pass is a hole, whatever the table says, and the verb
+//! fails; a test that is named and does not exist stops it before anything runs.
 
 mod corpus;
 mod document;
+mod runs;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-};
+use std::{fmt::Write as _, fs};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -20,14 +18,16 @@ use serde::Serialize;
 
 pub(crate) use self::document::is_up_to_date;
 use self::{
-    corpus::{Corpus, Expectation, Outcome, Plane},
+    corpus::{Case, Corpus, Expectation, Outcome},
     document::DOCUMENT,
+    runs::Run,
 };
 use crate::{
     build, command,
+    plane::Plane,
     setup::{self, Scope},
-    test::{self, Choice},
-    workspace::{DAEMON, SYSTEM_TESTS, Workspace},
+    vm::SERIES,
+    workspace::Workspace,
 };
 
 /// Options of `cargo xtask bypass`.
@@ -36,8 +36,12 @@ pub(crate) struct Options {
     /// For whom the result is printed
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
+    /// Run in virtual machines with these series of Debian's cloud kernels [default: the oldest and
+    /// the newest that are supported]
+    #[arg(long, value_name = "KERNEL", num_args = 0..)]
+    vm: Option<Vec<String>>,
     /// Only write docs/bypass.md from the table, and run nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "vm")]
     write_docs: bool,
 }
 
@@ -76,74 +80,77 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("wrote {}", path.display());
         return Ok(());
     }
-    setup::ensure(&workspace, Scope::Test)?;
+    let scope = if options.vm.is_some() { Scope::Vm } else { Scope::Test };
+    setup::ensure(&workspace, scope)?;
     if !command::is_root() {
         bail!("the tests load programs into the kernel: run it as root");
     }
-    build::run()?;
-    let results = results(&workspace, &corpus)?;
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let rows = rows(&corpus, &results, &release);
+    let daemon = build::run()?;
+    let tests = runs::find(&workspace, &corpus)?;
+    let runs = match &options.vm {
+        None => runs::here(&workspace, &corpus, &tests)?,
+        Some(named) => runs::in_machines(&workspace, &daemon, &corpus, &tests, &series_of(named))?,
+    };
+    let rows: Vec<_> = runs.iter().flat_map(|run| rows(&corpus, run)).collect();
     println!("\n{}", table(&rows));
     println!("{}", sum(&rows));
+    for run in &runs {
+        tell_left_out(&corpus, run);
+    }
     if options.output == Output::Json {
         let report = Report { cases: &rows };
         println!("{}", serde_json::to_string(&report).context("can't write JSON")?);
     }
-    let bad = corpus.tests().filter(|name| !passed(&results, name)).collect::<BTreeSet<_>>();
+    let bad: Vec<_> = runs.iter().flat_map(|run| run.faults(&corpus)).collect();
     if !bad.is_empty() {
-        bail!("{} tests did not pass: {}", bad.len(), Vec::from_iter(bad).join(", "));
+        bail!("{} tests or machines failed:\n{}", bad.len(), bad.join("\n"));
     }
     Ok(())
 }
 
-/// What came of each named test, by its name.
-fn results(workspace: &Workspace, corpus: &Corpus) -> Result<BTreeMap<String, String>> {
-    let named: BTreeSet<&str> = corpus.tests().collect();
-    let system = test::list(workspace, SYSTEM_TESTS)?;
-    let daemon = test::list(workspace, DAEMON)?;
-    let choose = |listed: &[String]| -> Vec<String> {
-        listed.iter().filter(|name| named.contains(name.as_str())).cloned().collect()
-    };
-    let (system, daemon) = (choose(&system), choose(&daemon));
-    let found: BTreeSet<&str> = system.iter().chain(&daemon).map(String::as_str).collect();
-    let missing: Vec<_> = named.difference(&found).copied().collect();
-    if !missing.is_empty() {
-        bail!("{} names tests that do not exist: {}", corpus::FILE, missing.join(", "));
+/// The oldest and the newest, where none is named.
+fn series_of(named: &[String]) -> Vec<String> {
+    if named.is_empty() {
+        let ends = SERIES.first().into_iter().chain(SERIES.last());
+        ends.map(|series| (*series).to_owned()).collect()
+    } else {
+        named.to_vec()
     }
-    let mut results = BTreeMap::new();
-    // No name would mean every test.
-    if !daemon.is_empty() {
-        results.extend(test::daemon_tests(workspace, Choice::Named(&daemon))?.tests);
-    }
-    if !system.is_empty() {
-        results.extend(test::system_tests(workspace, Choice::Named(&system))?.tests);
-    }
-    Ok(results)
 }
 
-fn passed(results: &BTreeMap<String, String>, test: &str) -> bool {
-    results.get(test).is_some_and(|word| word == "ok")
-}
-
-fn rows<'a>(
-    corpus: &'a Corpus,
-    results: &BTreeMap<String, String>,
-    kernel: &'a str,
-) -> Vec<Row<'a>> {
-    let row = |id, plane, expectation: &Expectation| {
+/// A row for each case; none where all tests of a case are left out.
+fn rows<'a>(corpus: &'a Corpus, run: &'a Run) -> Vec<Row<'a>> {
+    let plane = run.plane;
+    let row = |case: &'a Case| {
+        let expectation = case.planes.on(plane);
         let Expectation { outcome, why, tests } = expectation;
-        let bad = tests.iter().find(|test| !passed(results, test));
-        let (outcome, why) = match bad {
-            None => (*outcome, why.clone()),
+        let bad = tests.iter().find(|test| !run.passed(test) && !run.left_out.contains_key(*test));
+        let (outcome, mut why) = match bad {
             Some(test) => (Outcome::Hole, format!("its test failed: {test}")),
+            None if plane == Plane::Lsm && case.planes.lsm.is_none() => {
+                (*outcome, format!("as on the cgroup plane: {why}"))
+            }
+            None => (*outcome, why.clone()),
         };
-        Row { id, plane, kernel, outcome, why }
+        for (test, reason) in run.left_out_of(expectation) {
+            let _ = write!(why, " (not run there: {test}: {reason})");
+        }
+        Row { id: &case.id, plane, kernel: &run.kernel, outcome, why }
     };
-    let planes = corpus.cases().flat_map(|case| {
-        case.planes.iter().map(|(plane, expectation)| (case.id.as_str(), *plane, expectation))
-    });
-    planes.map(|(id, plane, expectation)| row(id, plane, expectation)).collect()
+    corpus.cases().filter(|case| !run.leaves_out(case.planes.on(plane))).map(row).collect()
+}
+
+/// Cases without a row, so that nobody looks for them.
+fn tell_left_out(corpus: &Corpus, run: &Run) {
+    let (plane, kernel) = (run.plane.word(), &run.kernel);
+    for Case { id, planes, .. } in corpus.cases() {
+        let expectation = planes.on(run.plane);
+        if run.leaves_out(expectation) {
+            for (test, reason) in run.left_out_of(expectation) {
+                println!("{id} has no row for {plane} on {kernel}: {test}: {reason}");
+            }
+        }
+    }
 }
 
 fn table(rows: &[Row<'_>]) -> Table {
@@ -167,41 +174,85 @@ mod tests {
     use super::*;
 
     fn corpus() -> Corpus {
-        let case = |id: &str, outcome: &str, tests: &str| {
-            format!(
-                r#"{{"id":"{id}","attempt":"a","planes":{{"cgroup":{{"outcome":"{outcome}","why":"b","tests":[{tests}]}}}}}}"#
-            )
+        let expectation = |outcome: &str, tests: &str| {
+            format!(r#"{{"outcome":"{outcome}","why":"b","tests":[{tests}]}}"#)
         };
-        let cases = [case("A01", "blocked", r#""x::a01""#), case("A02", "by_design", "")].join(",");
+        let case = |id: &str, planes: &str| {
+            format!(r#"{{"id":"{id}","attempt":"a","planes":{{{planes}}}}}"#)
+        };
+        let (hole, blocked) =
+            (expectation("hole", ""), expectation("blocked", r#""y::a03","z::a03""#));
+        let cases = [
+            case("A01", &format!(r#""cgroup":{}"#, expectation("blocked", r#""x::a01""#))),
+            case("A02", &format!(r#""cgroup":{}"#, expectation("by_design", ""))),
+            case("A03", &format!(r#""cgroup":{hole},"lsm":{blocked}"#)),
+        ];
+        let cases = cases.join(",");
         Corpus::parse(&format!(r#"[{{"letter":"A","title":"t","cases":[{cases}]}}]"#)).unwrap()
     }
 
-    fn outcome_of_first(results: &[(&str, &str)]) -> (Outcome, String) {
+    fn run(plane: Plane, results: &[(&str, &str)], left_out: &[&str]) -> Run {
         let results = results.iter().map(|(name, word)| ((*name).to_owned(), (*word).to_owned()));
-        let corpus = corpus();
-        let rows = rows(&corpus, &results.collect(), "6.1");
-        assert_eq!((rows[1].outcome, rows[1].why.as_str()), (Outcome::ByDesign, "b"));
-        (rows[0].outcome, rows[0].why.clone())
+        let left_out = left_out.iter().map(|test| ((*test).to_owned(), "no such program"));
+        Run {
+            kernel: "6.1".to_owned(),
+            plane,
+            results: results.collect(),
+            left_out: left_out.collect(),
+            troubles: Vec::new(),
+        }
     }
+
+    fn row(run: &Run, id: &str) -> Option<(Outcome, String)> {
+        let corpus = corpus();
+        let found = rows(&corpus, run).into_iter().find(|row| row.id == id);
+        found.map(|row| (row.outcome, row.why))
+    }
+
+    const PASSED: [(&str, &str); 3] = [("x::a01", "ok"), ("y::a03", "ok"), ("z::a03", "ok")];
 
     #[test]
     fn case_is_what_the_table_says_while_its_tests_pass() {
-        assert_eq!(outcome_of_first(&[("x::a01", "ok")]), (Outcome::Blocked, "b".to_owned()));
+        let run = run(Plane::Cgroup, &PASSED, &[]);
+        assert_eq!(row(&run, "A01"), Some((Outcome::Blocked, "b".to_owned())));
+        assert_eq!(row(&run, "A02"), Some((Outcome::ByDesign, "b".to_owned())));
+        assert_eq!(row(&run, "A03"), Some((Outcome::Hole, "b".to_owned())));
+        assert!(run.faults(&corpus()).is_empty());
     }
 
     #[test]
     fn case_whose_test_failed_or_did_not_run_is_a_hole() {
         let hole = (Outcome::Hole, "its test failed: x::a01".to_owned());
-        assert_eq!(outcome_of_first(&[("x::a01", "FAILED")]), hole);
-        assert_eq!(outcome_of_first(&[("x::a01", "ignored, needs root")]), hole);
-        assert_eq!(outcome_of_first(&[]), hole);
+        for results in [&[("x::a01", "FAILED")][..], &[("x::a01", "ignored, needs root")], &[]] {
+            let run = run(Plane::Cgroup, results, &[]);
+            assert_eq!(row(&run, "A01"), Some(hole.clone()));
+            assert_eq!(run.faults(&corpus()), ["6.1 (cgroup): x::a01"]);
+        }
+    }
+
+    #[test]
+    fn lsm_plane_has_what_the_cgroup_plane_has_unless_the_table_says_otherwise() {
+        let run = run(Plane::Lsm, &PASSED, &[]);
+        let same = "as on the cgroup plane: b".to_owned();
+        assert_eq!(row(&run, "A01"), Some((Outcome::Blocked, same)));
+        assert_eq!(row(&run, "A03"), Some((Outcome::Blocked, "b".to_owned())));
+    }
+
+    #[test]
+    fn case_without_a_test_that_can_run_there_has_no_row() {
+        let some = run(Plane::Lsm, &PASSED[..2], &["z::a03"]);
+        let why = "b (not run there: z::a03: no such program)".to_owned();
+        assert_eq!(row(&some, "A03"), Some((Outcome::Blocked, why)));
+        let all = run(Plane::Lsm, &PASSED[..1], &["y::a03", "z::a03"]);
+        assert_eq!(row(&all, "A03"), None);
+        assert!(all.faults(&corpus()).is_empty());
     }
 
     #[test]
     fn report_is_the_promised_json() {
         let corpus = corpus();
-        let results = BTreeMap::from([("x::a01".to_owned(), "ok".to_owned())]);
-        let rows = rows(&corpus, &results, "6.1");
+        let run = run(Plane::Cgroup, &PASSED, &[]);
+        let rows = rows(&corpus, &run);
         assert_eq!(
             serde_json::to_string(&Report { cases: &rows[..1] }).unwrap(),
             r#"{"cases":[{"id":"A01","plane":"cgroup","kernel":"6.1","outcome":"blocked","why":"b"}]}"#

@@ -19,6 +19,7 @@ mod lines;
 mod lint;
 mod live;
 mod peer;
+mod plane;
 mod setup;
 mod test;
 mod verifier;

@@ -39,7 +39,7 @@ pub(crate) enum Scope {
     Test,
     /// `cargo xtask lint`.
     Lint,
-    /// `cargo xtask test vm`, `vm` and `verifier`.
+    /// `cargo xtask test vm`, `bypass --vm`, `vm` and `verifier`.
     Vm,
 }
 

@@ -6,12 +6,11 @@
 
 mod libtest;
 mod scripts;
-mod vm;
+pub(crate) mod vm;
 
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
 };
@@ -20,9 +19,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 
-use self::libtest::Tally;
+pub(crate) use self::libtest::Tally;
 use crate::{
     build, command,
+    plane::Plane,
     setup::{self, Scope},
     workspace::{DAEMON, KERNEL_PACKAGE, SYSTEM_TESTS, Workspace, XTASK},
 };
@@ -92,7 +92,8 @@ pub(crate) fn here() -> Result<()> {
         Suite { name: "T0 (scripts)".to_owned(), tally: scripts::run(&workspace)? },
     ];
     if workspace.has(SYSTEM_TESTS) {
-        let tally = system_tests(&workspace, Choice::All)?;
+        let plane = Plane::of_this_kernel().last().copied().unwrap_or(Plane::Cgroup);
+        let tally = system_tests(&workspace, plane, Choice::All)?;
         suites.push(Suite { name: "T1 (whole system)".to_owned(), tally });
     }
     report(&suites)
@@ -144,13 +145,17 @@ fn xtask_tests(workspace: &Workspace) -> Result<Tally> {
 }
 
 /// Tests of the whole daemon on this kernel.
-pub(crate) fn system_tests(workspace: &Workspace, choice: Choice<'_>) -> Result<Tally> {
+pub(crate) fn system_tests(
+    workspace: &Workspace,
+    plane: Plane,
+    choice: Choice<'_>,
+) -> Result<Tally> {
     let mut cargo = workspace.cargo("test");
     cargo.args(["--no-fail-fast", "-p", SYSTEM_TESTS, "--", "--test-threads=1"]);
-    cargo.env("AGENT_ENFORCER_BIN", workspace.daemon());
+    cargo.env("AGENT_ENFORCER_BIN", workspace.daemon()).env(Plane::VARIABLE, plane.word());
     // Ignored are those of the LSM plane.
-    if has_bpf_lsm() {
-        cargo.arg("--include-ignored").env("AGENT_ENFORCER_TEST_LSM", "1");
+    if plane == Plane::Lsm {
+        cargo.arg("--include-ignored");
     }
     match root() {
         Root::Already => {}
@@ -162,12 +167,6 @@ pub(crate) fn system_tests(workspace: &Workspace, choice: Choice<'_>) -> Result<
     }
     choice.restrict(&mut cargo);
     tee(&mut cargo)
-}
-
-/// Whether this kernel runs programs of BPF LSM (securityfs, 4.11).
-fn has_bpf_lsm() -> bool {
-    fs::read_to_string("/sys/kernel/security/lsm")
-        .is_ok_and(|modules| modules.trim().split(',').any(|module| module == "bpf"))
 }
 
 enum Root {

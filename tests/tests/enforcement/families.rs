@@ -70,7 +70,7 @@ fn b06_refuses_mptcp_sockets() {
 
 /// Linux 7 has none any more.
 #[test]
-fn refuses_udp_lite_sockets_where_the_kernel_has_them() {
+fn b16_refuses_udp_lite_sockets_where_the_kernel_has_them() {
     assert_refused(&[(SOCK_DGRAM, UDP_LITE)], false);
 }
 

@@ -166,7 +166,7 @@ fn assert_source_route(
 }
 
 #[test]
-fn ipv6_routing_header_is_dropped() {
+fn a31_ipv6_routing_header_is_dropped() {
     let host = TestHost::start();
     let mut agent = host.agent("strict");
     assert!(agent.socket("u", host.at6(10), SOCK_DGRAM).is_ok());

@@ -8,8 +8,8 @@ use agent_enforcer_tests::{
     wait::{SOON, wait_until},
 };
 use libc::{
-    AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, EACCES, EAGAIN, NETLINK_AUDIT, NETLINK_ROUTE,
-    NETLINK_SOCK_DIAG, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
+    AF_INET, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, EACCES, EAGAIN, NETLINK_AUDIT,
+    NETLINK_ROUTE, NETLINK_SOCK_DIAG, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
 };
 
 use crate::host;
@@ -17,6 +17,7 @@ use crate::host;
 const AF_ALG: i32 = 38;
 const AF_QIPCRTR: i32 = 42;
 const AF_XDP: i32 = 44;
+const SOCK_PACKET: i32 = 10;
 
 fn socket(domain: i32, kind: i32, protocol: i32) -> Op {
     Op::Socket { name: "s".to_owned(), domain, kind, protocol }
@@ -29,6 +30,7 @@ fn b01_families_without_a_tool_have_no_sockets() {
     let (mut agent, mut stranger) = (host.agent("strict"), host.stranger());
     assert!(stranger.run(socket(AF_PACKET, SOCK_DGRAM, 0)).is_ok());
     for (domain, kind) in [
+        (AF_INET, SOCK_PACKET),
         (AF_PACKET, SOCK_DGRAM),
         (AF_PACKET, SOCK_RAW),
         (AF_ALG, 5),
@@ -64,7 +66,7 @@ fn netlink_is_routes_and_what_a_tool_names() {
 
 #[test]
 #[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
-fn b10_vsock_peers_are_destinations_and_nobody_dials_in() {
+fn b08_vsock_peers_are_destinations_and_nobody_dials_in() {
     let host = host().build();
     let mut agent = host.agent("strict");
     let made = agent.run(socket(AF_VSOCK, SOCK_STREAM, 0));
@@ -108,7 +110,7 @@ fn blocking_connect_of_an_agent_that_parks_is_stopped_until_it_is_decided() {
 
 #[test]
 #[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
-fn c01_a_ring_is_told_to_try_again_and_never_to_restart() {
+fn c04_c05_a_ring_is_told_to_try_again_and_never_to_restart() {
     let host = host().build();
     let mut agent = host.agent("waits");
     for polling in [false, true] {

@@ -3,12 +3,12 @@
 //! In: the file. Out: its cases, each with an expectation per plane. What promises something must
 //! name tests; what does not must say why; nothing may be there twice.
 
-use std::{collections::BTreeMap, fs};
+use std::fs;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::workspace::Workspace;
+use crate::{plane::Plane, workspace::Workspace};
 
 /// The table, in the workspace.
 pub(super) const FILE: &str = "tests/bypass.json";
@@ -36,11 +36,36 @@ pub(super) struct Case {
     pub(super) id: String,
     /// What is tried.
     pub(super) attempt: String,
-    pub(super) planes: BTreeMap<Plane, Expectation>,
+    pub(super) planes: Planes,
+}
+
+/// What is promised on each plane.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Planes {
+    pub(super) cgroup: Expectation,
+    /// Where the LSM plane differs; its cgroup hooks are the same.
+    pub(super) lsm: Option<Expectation>,
+}
+
+impl Planes {
+    /// What is promised there.
+    pub(super) fn on(&self, plane: Plane) -> &Expectation {
+        match plane {
+            Plane::Cgroup => &self.cgroup,
+            Plane::Lsm => self.lsm.as_ref().unwrap_or(&self.cgroup),
+        }
+    }
+
+    /// What the table says, each with its plane.
+    fn written(&self) -> impl Iterator<Item = (Plane, &Expectation)> {
+        let lsm = self.lsm.iter().map(|expectation| (Plane::Lsm, expectation));
+        std::iter::once((Plane::Cgroup, &self.cgroup)).chain(lsm)
+    }
 }
 
 /// What is promised on a plane.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Expectation {
     pub(super) outcome: Outcome,
@@ -49,22 +74,6 @@ pub(super) struct Expectation {
     /// Names of tests as libtest writes them; all of them must pass.
     #[serde(default)]
     pub(super) tests: Vec<String>,
-}
-
-/// A plane of enforcement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Plane {
-    /// Programs of cgroup hooks.
-    Cgroup,
-}
-
-impl Plane {
-    pub(super) const fn word(self) -> &'static str {
-        match self {
-            Self::Cgroup => "cgroup",
-        }
-    }
 }
 
 /// What becomes of a case.
@@ -119,9 +128,9 @@ impl Corpus {
         self.groups.iter().flat_map(|group| &group.cases)
     }
 
-    /// Every test that is named, as often as it is.
-    pub(super) fn tests(&self) -> impl Iterator<Item = &str> {
-        let expectations = self.cases().flat_map(|case| case.planes.values());
+    /// Every test that is named for a plane, as often as it is.
+    pub(super) fn tests(&self, plane: Plane) -> impl Iterator<Item = &str> {
+        let expectations = self.cases().map(move |case| case.planes.on(plane));
         expectations.flat_map(|expectation| &expectation.tests).map(String::as_str)
     }
 
@@ -139,10 +148,12 @@ impl Corpus {
                 faults.push(format!("{id}: comes after {before}; ids are unique and in order"));
             }
             before = id;
-            if planes.is_empty() {
-                faults.push(format!("{id}: says nothing of any plane"));
+            if planes.lsm.as_ref() == Some(&planes.cgroup) {
+                faults.push(format!(
+                    "{id}: the lsm plane has what the cgroup plane has; leave it out"
+                ));
             }
-            for (plane, expectation) in planes {
+            for (plane, expectation) in planes.written() {
                 let Expectation { outcome, why, tests } = expectation;
                 let promises = matches!(outcome, Outcome::Blocked | Outcome::Works);
                 if promises && tests.is_empty() {
@@ -192,6 +203,23 @@ mod tests {
     #[test]
     fn case_without_a_reason_is_refused() {
         assert!(faults(&case("A01", "hole", "")).contains("empty"));
-        assert!(faults(r#"{"id":"A01","attempt":"a","planes":{}}"#).contains("nothing"));
+        assert!(faults(r#"{"id":"A01","attempt":"a","planes":{}}"#).contains("cgroup"));
+    }
+
+    #[test]
+    fn lsm_plane_has_what_the_cgroup_plane_has_unless_it_says_otherwise() {
+        let expectation = |why: &str| format!(r#"{{"outcome":"hole","why":"{why}"}}"#);
+        let case = |lsm: &str| {
+            let cgroup = expectation("b");
+            format!(r#"{{"id":"A01","attempt":"a","planes":{{"cgroup":{cgroup},"lsm":{lsm}}}}}"#)
+        };
+        assert!(faults(&case(&expectation("b"))).contains("leave it out"));
+        let why = |lsm: &str| {
+            let text = format!(r#"[{{"letter":"A","title":"t","cases":[{}]}}]"#, case(lsm));
+            let corpus = Corpus::parse(&text).unwrap();
+            corpus.cases().next().unwrap().planes.on(Plane::Lsm).why.clone()
+        };
+        assert_eq!(why(&expectation("c")), "c");
+        assert_eq!(why("null"), "b");
     }
 }

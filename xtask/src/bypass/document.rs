@@ -4,8 +4,8 @@ use std::fs;
 
 use anyhow::Result;
 
-use super::corpus::{Case, Corpus, Expectation, Group, Outcome, Plane};
-use crate::workspace::Workspace;
+use super::corpus::{Case, Corpus, Expectation, Group, Outcome, Planes};
+use crate::{plane::Plane, workspace::Workspace};
 
 /// The document, in the workspace.
 pub(super) const DOCUMENT: &str = "docs/bypass.md";
@@ -13,8 +13,15 @@ pub(super) const DOCUMENT: &str = "docs/bypass.md";
 const HEAD: &str = "# Ways round, and what becomes of them
 
 Every way round an egress enforcer that we know, and what it comes to. `cargo xtask bypass` runs the tests
-that are named here on this machine's kernel and prints the same table with their results; a case whose
-test fails is a hole. Written from `tests/bypass.json` by `cargo xtask bypass --write-docs`: don't edit.
+that are named here on this machine's kernel and prints the same table with their results; with `--vm` it
+does so in virtual machines of other kernels. A case whose test fails is a hole. Written from
+`tests/bypass.json` by `cargo xtask bypass --write-docs`: don't edit.
+
+There are two planes. The cgroup plane is everywhere. The LSM plane is the same hooks and BPF LSM on top; the
+daemon chooses it by itself where `bpf` is among the kernel's security modules
+(`/sys/kernel/security/lsm`), with `--plane lsm` it starts on no other, and `agent-enforcer status` says
+which one is active. So a case has on the LSM plane what it has on the cgroup plane: such a line says `both`. Where BPF LSM changes something, the
+planes have a line each.
 
 | outcome | meaning |
 | --- | --- |
@@ -22,7 +29,7 @@ test fails is a hole. Written from `tests/bypass.json` by `cargo xtask bypass --
 | `works` | it is nothing bad and goes on as without enforcement; the tests show it |
 | `by_design` | it is possible, and no way round |
 | `not_applicable` | it can't come about, or only by those whom the threat model trusts |
-| `hole` | a way round, or nothing shows that it is none; what closes it is said |
+| `hole` | a way round, or nothing shows that it is none; what closes it is said. Most on the cgroup plane are what no cgroup hook sees (unix sockets, other families, passed sockets, tracing) and the LSM plane closes: switch that on, or do what the line says. `agent-enforcer doctor` tells what the plane in force leaves open |
 ";
 
 const HEADER: &str = "| id | attempt | plane | outcome | why | tests |
@@ -37,24 +44,39 @@ pub(crate) fn is_up_to_date(workspace: &Workspace) -> Result<bool> {
 }
 
 pub(super) fn text(corpus: &Corpus) -> String {
-    let outcomes: Vec<_> =
-        corpus.cases().flat_map(|case| case.planes.values()).map(|it| it.outcome).collect();
-    let count = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();
-    let counts = Outcome::ALL.map(|outcome| format!("{} `{}`", count(outcome), outcome.word()));
-    let mut parts = vec![format!("{HEAD}\n{}.\n", counts.join(", "))];
+    let mut parts = vec![HEAD.to_owned(), sums(corpus)];
     for Group { title, cases, .. } in &corpus.groups {
         parts.push(format!("\n## {title}\n{HEADER}"));
-        for Case { id, attempt, planes } in cases {
-            parts.extend(planes.iter().map(|(plane, it)| row(id, attempt, *plane, it)));
+        for Case { id, attempt, planes: Planes { cgroup, lsm } } in cases {
+            let word = if lsm.is_some() { Plane::Cgroup.word() } else { "both" };
+            parts.push(row(id, attempt, word, cgroup));
+            parts.extend(lsm.iter().map(|lsm| row(id, attempt, Plane::Lsm.word(), lsm)));
         }
     }
     parts.concat()
 }
 
-fn row(id: &str, attempt: &str, plane: Plane, expectation: &Expectation) -> String {
+/// How many cases of each outcome a plane has.
+fn sums(corpus: &Corpus) -> String {
+    let cells = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let outcomes = Outcome::ALL.map(|outcome| format!("`{}`", outcome.word()));
+    let mut table = cells([&["plane".to_owned()], &outcomes[..]].concat());
+    table.push_str(&cells(vec!["---".to_owned(); outcomes.len() + 1]));
+    for plane in Plane::ALL {
+        let count = |wanted| {
+            let outcomes = corpus.cases().map(|case| case.planes.on(plane).outcome);
+            outcomes.filter(|outcome| *outcome == wanted).count().to_string()
+        };
+        let counts = Outcome::ALL.map(count);
+        table.push_str(&cells([&[plane.word().to_owned()], &counts[..]].concat()));
+    }
+    format!("\n{table}")
+}
+
+fn row(id: &str, attempt: &str, plane: &str, expectation: &Expectation) -> String {
     let Expectation { outcome, why, tests } = expectation;
     let tests: Vec<_> = tests.iter().map(|test| format!("`{test}`")).collect();
-    let (plane, outcome, tests) = (plane.word(), outcome.word(), tests.join(", "));
+    let (outcome, tests) = (outcome.word(), tests.join(", "));
     format!("| {id} | {attempt} | {plane} | `{outcome}` | {why} | {tests} |\n")
 }
 
@@ -63,13 +85,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_case_is_one_line_with_its_tests() {
+    fn each_case_is_one_line_with_its_tests_unless_the_planes_differ() {
         let corpus = Corpus::parse(
             r#"[{"letter":"A","title":"T","cases":[{"id":"A01","attempt":"a call","planes":
-            {"cgroup":{"outcome":"blocked","why":"a hook","tests":["x::a01"]}}}]}]"#,
+            {"cgroup":{"outcome":"blocked","why":"a hook","tests":["x::a01"]}}},
+            {"id":"A02","attempt":"a file","planes":{"cgroup":{"outcome":"hole","why":"no hook"},
+            "lsm":{"outcome":"blocked","why":"another","tests":["y::a02"]}}}]}]"#,
         );
         let text = text(&corpus.unwrap());
-        assert!(text.ends_with("| A01 | a call | cgroup | `blocked` | a hook | `x::a01` |\n"));
-        assert!(text.contains("\n1 `blocked`, 0 `works`"));
+        assert!(text.ends_with(
+            "| A01 | a call | both | `blocked` | a hook | `x::a01` |\n\
+             | A02 | a file | cgroup | `hole` | no hook |  |\n\
+             | A02 | a file | lsm | `blocked` | another | `y::a02` |\n"
+        ));
+        assert!(text.contains("\n| cgroup | 1 | 0 | 0 | 0 | 1 |\n| lsm | 2 | 0 | 0 | 0 | 0 |\n"));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     build, command, interrupt,
+    plane::Plane,
     setup::{self, Scope},
     vm::{self, Kernel, Payload},
     workspace::{SYSTEM_TESTS, Workspace},
@@ -68,44 +69,71 @@ struct Built {
     helpers: Vec<(String, PathBuf)>,
 }
 
+/// What came of tests on other kernels.
+pub(crate) struct Runs {
+    /// Versions of kernels, and what came of the tests on each.
+    pub(crate) kernels: Vec<(String, Tally)>,
+    /// Tests that no machine can run, and why.
+    pub(crate) left_out: BTreeMap<String, &'static str>,
+}
+
 /// Runs the tests on every kernel.
 pub(crate) fn run(options: Options) -> Result<()> {
     let Options { kernels, only, program: chosen } = options;
     let workspace = Workspace::find()?;
     setup::ensure(&workspace, Scope::Vm)?;
     let daemon = build::run()?;
-    let mut built = build_tests(&workspace)?;
+    let series = if kernels.is_empty() { vm::SERIES.map(str::to_owned).to_vec() } else { kernels };
+    let wanted = |program: &str, test: &str| {
+        chosen.as_ref().is_none_or(|chosen| program == chosen)
+            && only.as_ref().is_none_or(|only| test.contains(only))
+    };
+    let Runs { kernels, left_out } = on_kernels(&workspace, &daemon, &series, Plane::Lsm, wanted)?;
+    let suites = kernels.into_iter().map(|(version, mut tally)| {
+        tally.skipped += left_out.len();
+        for reason in left_out.values() {
+            *tally.reasons.entry((*reason).to_owned()).or_default() += 1;
+        }
+        Suite { name: format!("T2 ({version})"), tally }
+    });
+    let suites: Vec<_> = suites.collect();
+    println!("\n{}", matrix(&suites));
+    report(&suites)
+}
+
+/// Runs the tests that are wanted, by program and name, in a machine of each series, on one plane; all
+/// have both.
+pub(crate) fn on_kernels(
+    workspace: &Workspace,
+    daemon: &Path,
+    series: &[String],
+    plane: Plane,
+    wanted: impl Fn(&str, &str) -> bool,
+) -> Result<Runs> {
+    let mut built = build_tests(workspace)?;
     let mut left_out = BTreeMap::new();
     for program in &mut built.tests {
-        let is_chosen = chosen.as_ref().is_none_or(|chosen| program.name == *chosen);
-        program
-            .tests
-            .retain(|test| is_chosen && only.as_ref().is_none_or(|only| test.contains(only)));
-        let reason = LEFT_OUT.iter().find(|(name, _)| *name == program.name);
-        if let (Some((_, reason)), false) = (reason, program.tests.is_empty()) {
-            left_out.insert((*reason).to_owned(), program.tests.len());
-            program.tests.clear();
+        let Program { name, tests, path: _ } = program;
+        tests.retain(|test| wanted(name, test));
+        if let Some((_, reason)) = LEFT_OUT.iter().find(|(left_out, _)| left_out == name) {
+            left_out.extend(tests.drain(..).map(|test| (test, *reason)));
         }
     }
-    let mut payload = Payload::new(&job(&built.tests), workspace.target.join("vm/programs"))?;
-    payload.built(&daemon, "bin/agent-enforcer")?;
+    let mut payload =
+        Payload::new(&job(plane, &built.tests), workspace.target.join("vm/programs"))?;
+    payload.built(daemon, "bin/agent-enforcer")?;
     let helpers = built.helpers.iter().map(|(name, path)| (format!("bin/{name}"), path));
     let tests = built.tests.iter().map(|it| (format!("tests/{}", it.name), &it.path));
     for (place, path) in helpers.chain(tests) {
         payload.built(path, &place)?;
     }
     interrupt::watch()?;
-    let series: Vec<_> =
-        if kernels.is_empty() { vm::SERIES.map(str::to_owned).to_vec() } else { kernels };
-    let kernels = series.iter().map(|series| vm::newest(&workspace, series));
-    let runs = vm::side_by_side(&kernels.collect::<Result<Vec<_>>>()?, |kernel| {
-        let mut tally = test_on(&workspace, kernel, &payload, &built.tests)?;
-        tally.skipped += left_out.values().sum::<usize>();
-        tally.reasons.extend(left_out.clone());
-        Ok(Suite { name: format!("T2 ({})", kernel.version), tally })
+    let kernels = series.iter().map(|series| vm::newest(workspace, series));
+    let kernels = vm::side_by_side(&kernels.collect::<Result<Vec<_>>>()?, |kernel| {
+        let tally = test_on(workspace, kernel, &payload, &built.tests)?;
+        Ok((kernel.version.clone(), tally))
     })?;
-    println!("\n{}", matrix(&runs));
-    report(&runs)
+    Ok(Runs { kernels, left_out })
 }
 
 /// One kernel.
@@ -134,10 +162,11 @@ fn test_on(
 }
 
 /// `run PROGRAM TEST..`, line by line, after the script that knows how.
-fn job(programs: &[Program]) -> String {
+fn job(plane: Plane, programs: &[Program]) -> String {
+    let export = format!("export {}={}\n", Plane::VARIABLE, plane.word());
     let runs = programs.iter().filter(|program| !program.tests.is_empty());
     let runs = runs.map(|it| format!("run /tests/{} {}\n", it.name, it.tests.join(" ")));
-    JOB.to_owned() + &runs.collect::<String>() + "exit $failed\n"
+    JOB.to_owned() + &export + &runs.collect::<String>() + "exit $failed\n"
 }
 
 fn matrix(runs: &[Suite]) -> Table {
@@ -237,7 +266,7 @@ mod tests {
             path: PathBuf::new(),
             tests: tests.iter().map(|&test| test.to_owned()).collect(),
         };
-        let job = job(&[program("a", &["x::y", "z"]), program("b", &[])]);
+        let job = job(Plane::Lsm, &[program("a", &["x::y", "z"]), program("b", &[])]);
         assert!(job.ends_with("run /tests/a x::y z\nexit $failed\n"), "{job}");
     }
 }

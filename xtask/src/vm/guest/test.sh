@@ -1,6 +1,6 @@
 # Runs test programs; what they write beside their results is shown at their end.
 export AGENT_ENFORCER_BIN=/bin/agent-enforcer AGENT_PROBE_BIN=/bin/agent-probe
-export AGENT_ENFORCER_TEST_SLOWNESS=10 AGENT_ENFORCER_TEST_LSM=1
+export AGENT_ENFORCER_TEST_SLOWNESS=10
 failed=0
 
 run() {
