@@ -150,8 +150,11 @@ pub(crate) fn decide_first(
         answer @ (Answer::Allow(_) | Answer::Deny(_)) => {
             if parked.is_some() {
                 parked::remove(thread);
-                if let Answer::Allow(_) = answer {
-                    call::note_told(tag, case.tgid, &case.tag, &case.destination);
+                match answer {
+                    Answer::Deny(refusal) => return told(case, refusal.reason),
+                    Answer::Allow(_) | Answer::Unknown { .. } => {
+                        call::note_told(tag, case.tgid, &case.tag, &case.destination);
+                    }
                 }
             }
             return LsmOutcome::Pass;

@@ -196,32 +196,41 @@ fn daemon_that_ends_leaves_nobody_stopped() {
     assert!(host.servers.at(host.at(UNGRANTED)).is_empty());
 }
 
-/// Every call is stopped, as none waits in the hook; what asks for the restart is seen by no program.
+/// Every call is stopped, as none waits in the hook, and denied; what asks for the restart is seen by
+/// no program.
 #[test]
 #[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
-fn ten_thousand_stopped_calls_under_signals_all_go_through() {
+fn ten_thousand_stopped_calls_under_signals_end_as_they_must() {
     const ROUNDS: u16 = 2500;
     let flags = ["--wait-turns=0", "--requests-per-second=1000000"];
     let host = flags.iter().fold(TestHost::builder(), |host, flag| host.flag(flag)).build();
     let mut agent = host.agent("waits");
     for (address, restart) in
-        [(host.at(10), true), (host.at(10), false), (host.at6(10), true), (host.at6(10), false)]
+        [(host.at(50), true), (host.at(50), false), (host.at6(50), true), (host.at6(50), false)]
     {
         let mut address = address;
         address.set_port(if restart { 10_000 } else { 20_000 });
         let ticket = agent.begin(Trick::Storm { address, rounds: ROUNDS, restart }.into());
         let reply = agent.wait_for(ticket, Duration::from_mins(1)).expect("it ends");
-        let sent = i64::from(ROUNDS);
-        if restart {
-            assert_eq!((reply.value, reply.data.as_str()), (sent, ""));
-        } else {
-            // A copy of a file may be interrupted, and says so.
-            let interrupted = format!("{EINTR}:{}", sent - reply.value);
-            assert!(reply.value == sent || reply.data == interrupted, "{reply:?}");
+        // Without SA_RESTART a copy of a file may be interrupted, and says so.
+        let words = reply.data.split(' ').filter_map(|word| word.split_once(':'));
+        let (mut denied, mut interrupted) = (0, 0);
+        for (errno, count) in words {
+            let count: u16 = count.parse().expect("a number");
+            match errno.parse().expect("a number") {
+                EACCES => denied += count,
+                EINTR if !restart => interrupted += count,
+                other => panic!("{count} calls ended with {other}: {reply:?}"),
+            }
         }
+        let sent = u16::try_from(reply.value).expect("not more than there were");
+        assert_eq!(sent + denied + interrupted, ROUNDS, "{reply:?}");
+        // Before 6.5 no program of BPF LSM sees `sendfile`: what is undecided is lost at egress.
+        let unseen = (0..ROUNDS).filter(|round| round % 6 == 5).count();
+        assert!(sent == 0 || usize::from(sent) == unseen, "{reply:?}");
     }
     let parked = host.counter("parked");
-    assert!(parked >= 4 * u64::from(ROUNDS), "{parked} were stopped");
+    assert!(parked >= 3 * u64::from(ROUNDS), "{parked} were stopped");
     assert_eq!(host.counter("park_failed"), 0);
 }
 
