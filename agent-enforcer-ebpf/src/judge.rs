@@ -70,7 +70,7 @@ pub(crate) fn judge<const CURRENT: bool>(
     let audit = profile.flags & PROFILE_AUDIT != 0;
     match look_up(case, past.purpose) {
         Answer::Allow(permit) => Judgement::Allow { permit, source: Source::Map },
-        Answer::Deny(refusal) if audit && refusal.reason != Reason::Guarded.raw() => {
+        Answer::Deny(refusal) if audit => {
             report::audited(case, &refusal);
             Judgement::Watched
         }
