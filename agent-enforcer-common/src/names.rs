@@ -97,8 +97,9 @@ pub const GUARD_REMOVE_ACL: &str = "ae_guard_rmacl";
 
 /// Thread group id -> `ProcessTag`.
 pub const PROCS: &str = "AE_PROCS";
-/// Bitmap of processes that found no room in `PROCS`.
-pub const UNTRACKED: &str = "AE_UNTRACKED";
+/// Bitmap of the thread groups that are looked at: those in `PROCS`, those that found no room there,
+/// and the daemon.
+pub const MARKED: &str = "AE_MARKED";
 /// `InstanceId` -> `InstanceState`.
 pub const INSTANCES: &str = "AE_INSTANCES";
 /// `ExecId` -> `Identity`.
@@ -151,7 +152,7 @@ pub const GUARD_OFFSETS: &str = "GUARD_OFFSETS";
 /// Every map that outlives the daemon.
 pub const MAPS: &[&str] = &[
     PROCS,
-    UNTRACKED,
+    MARKED,
     INSTANCES,
     IDENTITIES,
     PROFILES,

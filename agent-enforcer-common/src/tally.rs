@@ -12,8 +12,9 @@ pub const TALLY_SLOTS: u32 = 4096;
 pub struct Tally {
     /// Calls; the kernel side's.
     pub count: u64,
-    /// When the last was seen, ns of `CLOCK_BOOTTIME`; the kernel side's.
-    pub last_ns: u64,
+    /// When the last was seen, ns of `CLOCK_MONOTONIC_COARSE`, which costs a tenth of the others; the
+    /// kernel side's.
+    pub last_coarse_ns: u64,
     /// Thread group of the last; the kernel side's.
     pub last_tgid: u64,
     /// How many of them have their event; the daemon's.

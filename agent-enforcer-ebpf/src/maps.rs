@@ -19,3 +19,6 @@ pub(crate) mod state;
 pub(crate) mod tags;
 pub(crate) mod tallies;
 pub(crate) mod verdicts;
+
+/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h, 5.5).
+const MMAPABLE: u32 = 1 << 10;

@@ -22,7 +22,7 @@ use aya_ebpf::{
         bpf_get_current_uid_gid,
         generated::{
             bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_netns_cookie,
-            bpf_get_socket_cookie, bpf_ktime_get_boot_ns,
+            bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns,
         },
     },
     maps::ring_buf::RingBufEntry,
@@ -101,6 +101,13 @@ pub(crate) unsafe fn netns_cookie(ctx: *mut c_void) -> u64 {
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: the helper has no arguments and cannot fail.
     unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// ns of `CLOCK_MONOTONIC_COARSE`: the last tick of the scheduler (5.11).
+#[inline(always)]
+pub(crate) fn coarse_now_ns() -> u64 {
+    // SAFETY: the helper has no arguments and cannot fail.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// Whether a moment is still to come. What never ends needs no look at the clock.

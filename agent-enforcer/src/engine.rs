@@ -33,6 +33,7 @@ use agent_enforcer_common::{
     id::{AgentId, ExecId, Generation, GrantId, InstanceId},
     record::ProcessFacts,
 };
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
 pub use adoption::AdoptionError;
@@ -199,6 +200,12 @@ pub struct Engine {
     ended: HashMap<GrantId, crate::resolver::grant::GrantState>,
 }
 
+fn read_clock(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
+}
+
 /// Converts moments of `CLOCK_BOOTTIME` for people.
 #[derive(Debug, Clone, Copy)]
 struct Clock;
@@ -206,9 +213,13 @@ struct Clock;
 impl Clock {
     #[expect(clippy::unused_self, reason = "a clock is something one has")]
     fn now_ns(self) -> u64 {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-        seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
+        read_clock(ClockId::Boottime)
+    }
+
+    /// How long the machine was suspended: by so much is `CLOCK_BOOTTIME` ahead of `CLOCK_MONOTONIC`.
+    fn asleep_ns(self) -> u64 {
+        let monotonic_ns = read_clock(ClockId::Monotonic);
+        self.now_ns().saturating_sub(monotonic_ns)
     }
 
     fn wall(self, at_ns: u64) -> SystemTime {
@@ -300,6 +311,7 @@ impl Engine {
                 let silent = self.verdicts.heartbeat(0);
                 self.check(silent);
                 self.pending.continue_all();
+                self.processes.processes.unmark(std::process::id());
                 let gone = self.verdicts.set(StateWord::DaemonTgid, 0);
                 self.check(gone);
                 self.tell_counted();

@@ -9,4 +9,5 @@ pub mod loader;
 pub mod mapped;
 pub mod maps;
 pub mod pins;
+pub mod processes;
 mod programs;

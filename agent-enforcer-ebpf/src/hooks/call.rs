@@ -113,18 +113,17 @@ pub(crate) struct Call {
 pub(crate) fn sort_out<F: Family, J: JudgeCall>(ctx: &SockAddrContext) -> CallOutcome {
     let tgid = processes::current_tgid();
     let passes = match processes::of_current(tgid) {
-        Some(process) => J::is_settled::<F>(ctx.sock_addr, tgid, process),
-        None => passes_untagged::<J>(tgid),
+        Standing::Stranger => true,
+        Standing::Agent(process) => J::is_settled::<F>(ctx.sock_addr, tgid, process),
+        Standing::Daemon => {
+            if J::IS_CANARY {
+                state::fetch_add(StateWord::CgroupCanary, 1);
+            }
+            true
+        }
+        Standing::Untracked => false,
     };
     if passes { CallOutcome::Pass } else { look_closely::<F, J>(ctx.sock_addr) }
-}
-
-#[inline(always)]
-fn passes_untagged<J: JudgeCall>(tgid: u32) -> bool {
-    if J::IS_CANARY && u64::from(tgid) == state::read(StateWord::DaemonTgid) {
-        state::fetch_add(StateWord::CgroupCanary, 1);
-    }
-    !processes::is_untracked(tgid)
 }
 
 /// What the context says of the call's socket: type, protocol, the socket.
@@ -150,7 +149,9 @@ fn look_closely<F: Family, J: JudgeCall>(sock_addr: *mut bpf_sock_addr) -> CallO
     let tgid = processes::current_tgid();
     let (tag, known) = match processes::standing(tgid) {
         Standing::Agent(tag) => (tag, true),
-        Standing::Stranger | Standing::Untracked => (ProcessTag::default(), false),
+        Standing::Stranger | Standing::Daemon | Standing::Untracked => {
+            (ProcessTag::default(), false)
+        },
     };
     let (kind, protocol, sk) = socket_of(sock_addr);
     let transport = transport(kind, protocol);

@@ -80,8 +80,9 @@ impl Load for Skb {
     }
 }
 
-/// A packet of which only the headers are read that every one has.
-struct PlainHeaders(Skb);
+/// A packet of which only the headers are read that every one has, where they are (packets of a
+/// socket are made with their headers in one piece; of one that is not, nothing is read).
+struct PlainHeaders(*mut __sk_buff);
 
 impl Load for PlainHeaders {
     #[inline(always)]
@@ -91,7 +92,19 @@ impl Load for PlainHeaders {
 
     #[inline(always)]
     fn words_be<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        self.0.words_be(offset)
+        // SAFETY: plain fields of the context (net/core/filter.c `cg_skb_is_valid_access`, 5.1).
+        let (data, end) = unsafe {
+            (
+                core::ptr::read_volatile(&raw const (*self.0).data) as usize,
+                core::ptr::read_volatile(&raw const (*self.0).data_end) as usize,
+            )
+        };
+        let first = data + offset as usize;
+        if first + N * size_of::<u32>() > end {
+            return None;
+        }
+        // SAFETY: within the packet, as just compared; integers.
+        Some(unsafe { core::ptr::read_unaligned(first as *const [u32; N]) })
     }
 }
 
@@ -114,7 +127,7 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> PacketOutcome {
 /// what runs for every packet fits into the instruction cache, and the two never share the stack.
 #[inline(never)]
 fn is_settled(skb: *mut __sk_buff, tag: &SocketTag) -> bool {
-    Packet::parse(&PlainHeaders(Skb(skb)), interface(skb))
+    Packet::parse(&PlainHeaders(skb), interface(skb))
         .is_ok_and(|packet| call::is_settled(tag, &packet.destination))
 }
 

@@ -10,13 +10,10 @@ pub(crate) mod daemon;
 pub(crate) mod files;
 pub(crate) mod ptrace;
 
-use agent_enforcer_common::{config::StateWord, process::ProcessTag, record::Guard};
+use agent_enforcer_common::{process::ProcessTag, record::Guard};
 
 use crate::{
-    maps::{
-        processes::{self, Standing},
-        state,
-    },
+    maps::processes::{self, Standing},
     report,
 };
 
@@ -42,7 +39,7 @@ impl Subject {
     pub(crate) fn current() -> Option<Self> {
         let tgid = processes::current_tgid();
         match processes::standing(tgid) {
-            Standing::Stranger => None,
+            Standing::Stranger | Standing::Daemon => None,
             Standing::Agent(tag) => Some(Self { tgid, tag }),
             Standing::Untracked => Some(Self { tgid, tag: ProcessTag::default() }),
         }
@@ -67,5 +64,5 @@ impl Subject {
 /// by now.
 #[inline(always)]
 fn is_daemon(tgid: u32) -> bool {
-    u64::from(tgid) == state::read(StateWord::DaemonTgid) && processes::get(tgid).is_none()
+    processes::has_daemons_number(tgid) && processes::get(tgid).is_none()
 }

@@ -54,11 +54,10 @@ pub(crate) fn fork(ctx: &RawTracePointContext) {
         // A thread.
         return;
     }
+    // What was left under this pid would make a stranger an agent.
+    processes::remove(tgid);
     match processes::standing(parent) {
-        Standing::Stranger => {
-            // A tag left under this pid would make a stranger an agent.
-            processes::remove(tgid);
-        }
+        Standing::Stranger | Standing::Daemon => {}
         Standing::Untracked => processes::mark_untracked(tgid),
         Standing::Agent(tag) => {
             let Some(start_ns) = child.start_ns() else {
@@ -110,7 +109,7 @@ fn on_exec(binprm: impl Fn() -> Address) {
                 tell(RecordKind::Executed, tgid, tag);
             }
         }
-        Standing::Stranger => {
+        Standing::Stranger | Standing::Daemon => {
             if let Some(executable) = executable() {
                 recognise(current(), tgid, None, executable);
             }
@@ -127,7 +126,7 @@ pub(crate) fn cgroup_attach(ctx: &RawTracePointContext) {
     }
     let task = Task::new(argument(ctx, 2));
     let Some(tgid) = task.tgid() else { return };
-    let Standing::Stranger = processes::standing(tgid) else { return };
+    let (Standing::Stranger | Standing::Daemon) = processes::standing(tgid) else { return };
     if let Some(executable) = task.executable() {
         recognise(task, tgid, Some(cgroup), executable);
     }

@@ -82,7 +82,7 @@ pub(crate) enum Who {
 pub(crate) fn caller() -> Who {
     let tgid = processes::current_tgid();
     match processes::standing(tgid) {
-        Standing::Stranger => Who::Stranger,
+        Standing::Stranger | Standing::Daemon => Who::Stranger,
         Standing::Agent(tag) => Who::Agent(tgid, tag),
         Standing::Untracked => Who::Untracked(tgid),
     }

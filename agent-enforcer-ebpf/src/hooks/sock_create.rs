@@ -22,8 +22,9 @@ use crate::{
 pub(crate) fn sock_create(ctx: &SockContext) -> CallOutcome {
     let tgid = processes::current_tgid();
     let passes = match processes::of_current(tgid) {
-        Some(process) => has_tag(ctx.sock, tgid, process),
-        None => !processes::is_untracked(tgid),
+        Standing::Stranger | Standing::Daemon => true,
+        Standing::Agent(process) => has_tag(ctx.sock, tgid, process),
+        Standing::Untracked => false,
     };
     if passes { CallOutcome::Pass } else { refuse(ctx.sock) }
 }
@@ -69,7 +70,7 @@ fn refuse(sock: *mut bpf_sock) -> CallOutcome {
             (tag, Reason::ProtocolNotAllowed)
         }
         Standing::Agent(tag) => (tag, Reason::TagFailed),
-        Standing::Stranger | Standing::Untracked => {
+        Standing::Stranger | Standing::Daemon | Standing::Untracked => {
             (ProcessTag::default(), Reason::ProcessTableFull)
         }
     };

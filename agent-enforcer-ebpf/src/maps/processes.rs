@@ -1,5 +1,9 @@
-//! Which processes are agents': the tag of each thread group, and a bitmap for those that found
-//! no room, so that a full table never means "not an agent".
+//! Which processes are agents': a bit for each thread group that is looked at, and the tags of
+//! agents. The bit is all that the rest of the host pays for.
+//!
+//! A bit without a tag is an agent's process that found no room, so that a full table never means
+//! "not an agent", or the daemon. The tag comes before the bit and goes before it: what is neither
+//! here nor there is denied.
 
 use agent_enforcer_common::{
     config::StateWord,
@@ -12,7 +16,7 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 
-use super::{counters, state};
+use super::{MMAPABLE, counters, state};
 use crate::{
     atomic::AtomicWord,
     halves::{high_half, low_half},
@@ -22,14 +26,16 @@ use crate::{
 static AE_PROCS: HashMap<u32, ProcessTag> = HashMap::with_max_entries(65_536, 0);
 
 #[map]
-static AE_UNTRACKED: Array<u64> = Array::with_max_entries(PID_LIMIT / 64, 0);
+static AE_MARKED: Array<u64> = Array::with_max_entries(PID_LIMIT / 64, MMAPABLE);
 
 /// What the kernel side knows of a thread group.
-pub(crate) enum Standing {
+pub(crate) enum Standing<Tag = ProcessTag> {
     /// Not an agent's.
     Stranger,
+    /// The daemon.
+    Daemon,
     /// An agent's.
-    Agent(ProcessTag),
+    Agent(Tag),
     /// An agent's, but which one found no room: everything is denied.
     Untracked,
 }
@@ -58,20 +64,40 @@ pub(crate) fn get(tgid: u32) -> Option<ProcessTag> {
     unsafe { AE_PROCS.get(tgid) }.copied()
 }
 
-/// The tag of the current task's own thread group, where it is: it stays as long as the task runs.
+/// The standing of the current task's own thread group; its tag stays where it is as long as the
+/// task runs.
 #[inline(always)]
-pub(crate) fn of_current(tgid: u32) -> Option<&'static ProcessTag> {
+pub(crate) fn of_current(tgid: u32) -> Standing<&'static ProcessTag> {
+    if !is_marked(tgid) {
+        return Standing::Stranger;
+    }
     // SAFETY: only written whole, by this task's own exec.
-    unsafe { AE_PROCS.get(tgid) }
+    match unsafe { AE_PROCS.get(tgid) } {
+        Some(tag) => Standing::Agent(tag),
+        None => without_tag(tgid),
+    }
 }
 
 #[inline(always)]
 pub(crate) fn standing(tgid: u32) -> Standing {
+    if !is_marked(tgid) {
+        return Standing::Stranger;
+    }
     match get(tgid) {
         Some(tag) => Standing::Agent(tag),
-        None if is_untracked(tgid) => Standing::Untracked,
-        None => Standing::Stranger,
+        None => without_tag(tgid),
     }
+}
+
+/// Of a thread group that has a bit.
+#[inline(always)]
+fn without_tag<Tag>(tgid: u32) -> Standing<Tag> {
+    if has_daemons_number(tgid) { Standing::Daemon } else { Standing::Untracked }
+}
+
+#[inline(always)]
+pub(crate) fn has_daemons_number(tgid: u32) -> bool {
+    u64::from(tgid) == state::read(StateWord::DaemonTgid)
 }
 
 /// Tags a thread group; where the table is full it is marked so that everything is denied.
@@ -79,6 +105,9 @@ pub(crate) fn standing(tgid: u32) -> Standing {
 #[inline(always)]
 pub(crate) fn insert(tgid: u32, tag: &ProcessTag) -> bool {
     if AE_PROCS.insert(tgid, tag, 0).is_ok() {
+        if let Some(word) = word(tgid) {
+            word.fetch_or(bit(tgid));
+        }
         return true;
     }
     mark_untracked(tgid);
@@ -87,43 +116,49 @@ pub(crate) fn insert(tgid: u32, tag: &ProcessTag) -> bool {
 
 #[inline(always)]
 fn word(tgid: u32) -> Option<AtomicWord> {
-    let pointer = AE_UNTRACKED.get_ptr_mut(tgid / 64)?;
+    let pointer = AE_MARKED.get_ptr_mut(tgid / 64)?;
     // SAFETY: array values live as long as the map and are only used atomically.
     Some(unsafe { AtomicWord::new(pointer) })
 }
 
-/// Whether a thread group is an agent's that found no room.
 #[inline(always)]
-pub(crate) fn is_untracked(tgid: u32) -> bool {
-    state::read(StateWord::Untracked) != 0
-        && word(tgid).is_some_and(|word| word.load() & (1 << (tgid % 64)) != 0)
+const fn bit(tgid: u32) -> u64 {
+    1 << (tgid % 64)
+}
+
+/// Whether a thread group is looked at, whoever it is. A pid beyond the bitmap, which the kernel does
+/// not give out (include/linux/threads.h `PID_MAX_LIMIT`), is.
+#[inline(always)]
+fn is_marked(tgid: u32) -> bool {
+    word(tgid).is_none_or(|word| word.load() & bit(tgid) != 0)
 }
 
 #[inline(always)]
 pub(crate) fn mark_untracked(tgid: u32) {
     counters::count(Counter::ProcessTableFull);
-    if let Some(word) = word(tgid) {
-        let bit = 1 << (tgid % 64);
-        if word.fetch_or(bit) & bit == 0 {
-            state::fetch_add(StateWord::Untracked, 1);
-        }
+    if let Some(word) = word(tgid)
+        && word.fetch_or(bit(tgid)) & bit(tgid) == 0
+    {
+        state::fetch_add(StateWord::Untracked, 1);
     }
 }
 
 /// Forgets a thread group, whichever way it was known; its tag, if it had one.
 #[inline(always)]
 pub(crate) fn remove(tgid: u32) -> Option<ProcessTag> {
+    if !is_marked(tgid) {
+        return None;
+    }
     let tag = get(tgid);
     if tag.is_some() {
         let _ = AE_PROCS.remove(tgid);
     }
-    if state::read(StateWord::Untracked) != 0
-        && let Some(word) = word(tgid)
+    if let Some(word) = word(tgid)
+        && word.fetch_and(!bit(tgid)) & bit(tgid) != 0
+        && tag.is_none()
+        && !has_daemons_number(tgid)
     {
-        let bit = 1 << (tgid % 64);
-        if word.fetch_and(!bit) & bit != 0 {
-            state::subtract(StateWord::Untracked, 1);
-        }
+        state::subtract(StateWord::Untracked, 1);
     }
     tag
 }

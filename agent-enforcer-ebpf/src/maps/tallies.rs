@@ -5,10 +5,8 @@
 use agent_enforcer_common::tally::{TALLY_SLOTS, Tally};
 use aya_ebpf::{macros::map, maps::Array};
 
-use crate::{atomic::AtomicWord, report::now_ns};
-
-/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h, 5.5).
-const MMAPABLE: u32 = 1 << 10;
+use super::MMAPABLE;
+use crate::{atomic::AtomicWord, report::coarse_now_ns};
 
 #[map]
 static AE_TALLIES: Array<Tally> = Array::with_max_entries(TALLY_SLOTS, MMAPABLE);
@@ -28,7 +26,7 @@ pub(crate) fn count(tally: u32, tgid: u32, netns_cookie: u64) -> bool {
             return false;
         }
         // Before the count: who sees the count sees a moment that is not before it.
-        AtomicWord::new(&raw mut (*tally).last_ns).store(now_ns());
+        AtomicWord::new(&raw mut (*tally).last_coarse_ns).store(coarse_now_ns());
         AtomicWord::new(&raw mut (*tally).last_tgid).store(u64::from(tgid));
         AtomicWord::new(&raw mut (*tally).count).fetch_add(1);
     }

@@ -94,10 +94,7 @@ impl Engine {
             self.processes.processes.iter().collect::<Result<_, _>>().map_err(failed)?;
         for (pid, tag) in tags {
             if !scanner.still_alive(pid, tag.start_ns)? {
-                match self.processes.processes.remove(&pid) {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(source) => return Err(failed(source)),
-                }
+                self.processes.processes.remove(pid).map_err(failed)?;
             }
         }
         Ok(())
@@ -194,7 +191,7 @@ impl Tagger<'_> {
         let state = InstanceState { processes: state.processes + 1, ..state };
         let failed = |map| move |source| AdoptionError::Map { map, source };
         self.maps.instances.insert(instance, state, 0).map_err(failed(names::INSTANCES))?;
-        self.maps.processes.insert(process.pid, tag, 0).map_err(failed(names::PROCS))?;
+        self.maps.processes.insert(process.pid, tag).map_err(failed(names::PROCS))?;
         Ok(tag)
     }
 }
@@ -259,7 +256,7 @@ impl Judge for Tagger<'_> {
         process: &ScannedProcess,
         parent: Option<&ProcessTag>,
     ) -> Judgement<ProcessTag> {
-        if let Ok(tag) = self.maps.processes.get(&process.pid, 0)
+        if let Ok(tag) = self.maps.processes.get(process.pid)
             && same_start(tag.start_ns, process.start_ns)
         {
             return Judgement::MarkedByKernel(tag);
@@ -286,7 +283,7 @@ impl Judge for Tagger<'_> {
     }
 
     fn forget(&mut self, process: &ScannedProcess, mark: &ProcessTag) {
-        let _gone = self.maps.processes.remove(&process.pid);
+        let _gone = self.maps.processes.remove(process.pid);
         if let Ok(state) = self.maps.instances.get(&mark.instance, 0) {
             let left = InstanceState { processes: state.processes.saturating_sub(1), ..state };
             let _ = if left.processes == 0 {

@@ -165,7 +165,7 @@ impl Engine {
 
     /// Whether a process still runs the image, by the kernel side's own record.
     fn is_current(&self, facts: &ProcessFacts) -> bool {
-        self.processes.processes.get(&facts.tgid, 0).is_ok_and(|tag| tag.exec == facts.exec)
+        self.processes.processes.get(facts.tgid).is_ok_and(|tag| tag.exec == facts.exec)
     }
 
     /// The digest of an image's executable is known, or can't be.

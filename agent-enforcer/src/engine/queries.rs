@@ -69,7 +69,7 @@ impl Engine {
             generation: self.verdicts.generation().get(),
             agents: self.policy.agents().len(),
             instances: self.instances.len(),
-            processes: self.processes.processes.keys().count(),
+            processes: self.processes.processes.iter().count(),
             pending: self.pending.len(),
             grants: self.grants.iter().filter(|grant| live(grant.state(now_ns))).count(),
             reasons: self.reasons(),
@@ -215,7 +215,7 @@ impl Engine {
         if !PathBuf::from(format!("/proc/{pid}")).exists() {
             return Err(ControlError::NotFound(format!("there is no process {pid}; see `ps`")));
         }
-        let Ok(tag) = self.processes.processes.get(pid, 0) else {
+        let Ok(tag) = self.processes.processes.get(*pid) else {
             let found = format!("process {pid} is no agent's: nothing it does is looked at");
             let steps = vec![step("agent", found, false)];
             return Ok(explanation("not_an_agent", Reason::None, destination, steps));

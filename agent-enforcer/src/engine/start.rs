@@ -146,7 +146,7 @@ impl Engine {
             processes,
             selectors: Selectors::new(selectors, cgroups.clone()),
             counters,
-            tallies: Tallies::take_over(tallies),
+            tallies: Tallies::take_over(tallies, Clock.asleep_ns()),
             events,
             reader: ProcessReader::new()?,
             digests: DigestCache::new(4096),
@@ -178,7 +178,9 @@ impl Engine {
             lost: [0; LOST.len()],
             ended: HashMap::new(),
         };
-        engine.verdicts.set(StateWord::DaemonTgid, std::process::id().into())?;
+        let tgid = std::process::id();
+        engine.verdicts.set(StateWord::DaemonTgid, tgid.into())?;
+        engine.processes.processes.mark(tgid);
         let slot = engine.verdicts.word(StateWord::SelectorSlot)?;
         engine.selectors.resume(u32::try_from(slot).unwrap_or_default());
         engine.read_peers();

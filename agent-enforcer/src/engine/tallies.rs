@@ -57,13 +57,15 @@ pub(super) struct Tallies {
     free: Vec<u32>,
     /// When all were looked at, ns of `CLOCK_BOOTTIME`.
     looked_ns: u64,
+    /// By how much `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`, ns.
+    asleep_ns: u64,
 }
 
 impl Tallies {
     /// Takes the array over; what an earlier daemon's verdicts name is retired with them.
-    pub(super) fn take_over(array: MappedArray) -> Self {
+    pub(super) fn take_over(array: MappedArray, asleep_ns: u64) -> Self {
         let (used, live, free) = (BTreeMap::new(), HashMap::new(), Vec::new());
-        let mut tallies = Self { array, used, live, free, looked_ns: 0 };
+        let mut tallies = Self { array, used, live, free, looked_ns: 0, asleep_ns };
         let slots = u32::try_from(tallies.array.slots()).unwrap_or(u32::MAX);
         // The lowest are given out first, so that few pages are touched.
         for slot in (1..slots).rev() {
@@ -89,8 +91,12 @@ impl Tallies {
         }
         let slot = self.free.pop()?;
         let time_ns = template.header.time_ns;
-        let begun =
-            Tally { last_ns: time_ns, told_ns: time_ns, template: *template, ..Tally::default() };
+        let begun = Tally {
+            last_coarse_ns: time_ns.saturating_sub(self.asleep_ns),
+            told_ns: time_ns,
+            template: *template,
+            ..Tally::default()
+        };
         self.array.write(slot as usize, &begun);
         self.used.insert(slot, Use { key, retired_ns: None });
         self.live.insert(key, slot);
@@ -104,8 +110,9 @@ impl Tallies {
 
     /// What a slot has counted and nobody was told, for whoever tells it: it is taken once.
     pub(super) fn take(&self, slot: u32, now_ns: u64) -> Option<Counted> {
-        let Tally { count, last_ns, last_tgid, told, told_ns, template, _pad } =
+        let Tally { count, last_coarse_ns, last_tgid, told, told_ns, template, _pad } =
             self.in_use(slot)?;
+        let last_ns = last_coarse_ns + self.asleep_ns;
         self.set(slot, offset_of!(Tally, told), count);
         self.set(slot, offset_of!(Tally, told_ns), now_ns);
         (count != told).then_some(Counted {
@@ -118,8 +125,9 @@ impl Tallies {
     }
 
     /// All that was counted before this moment has been taken.
-    pub(super) const fn looked_at(&mut self, now_ns: u64) {
+    pub(super) const fn looked_at(&mut self, now_ns: u64, asleep_ns: u64) {
         self.looked_ns = now_ns;
+        self.asleep_ns = asleep_ns;
     }
 
     /// No verdict names a slot any more.
@@ -165,7 +173,9 @@ impl Tallies {
         let mut idle: Vec<(u64, u32, GroupKey)> = self
             .live
             .iter()
-            .map(|(&key, &slot)| (self.word(slot, offset_of!(Tally, last_ns)), slot, key))
+            .map(|(&key, &slot)| {
+                (self.word(slot, offset_of!(Tally, last_coarse_ns)) + self.asleep_ns, slot, key)
+            })
             .filter(|&(last_ns, _, _)| now_ns.saturating_sub(last_ns) >= IDLE_NS)
             .collect();
         idle.sort_unstable();

@@ -10,8 +10,8 @@ use agent_enforcer_common::{
     park::ParkedCall,
     peer::{NumberedPeer, UnixPeer},
     process::{
-        CgroupKey, CgroupPattern, ExecutableKey, Identity, InstanceState, ProcessTag,
-        SelectorDefaults, TermSet, UserKey,
+        CgroupKey, CgroupPattern, ExecutableKey, Identity, InstanceState, SelectorDefaults,
+        TermSet, UserKey,
     },
     tag::SocketTag,
     tally::Tally,
@@ -22,7 +22,7 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf, SkStorage},
 };
 
-use super::{loader::LoadError, mapped::MappedArray};
+use super::{loader::LoadError, mapped::MappedArray, processes::Processes};
 
 /// Every map of the kernel side.
 pub struct Maps {
@@ -61,7 +61,7 @@ pub struct VerdictMaps {
 /// What adoption writes and queries read.
 pub struct ProcessMaps {
     /// Tags of processes.
-    pub processes: HashMap<MapData, u32, ProcessTag>,
+    pub processes: Processes,
     /// Instances.
     pub instances: HashMap<MapData, InstanceId, InstanceState>,
     /// Tags of sockets.
@@ -109,7 +109,10 @@ impl Maps {
                 profiles: take(ebpf, names::PROFILES)?,
             },
             processes: ProcessMaps {
-                processes: take(ebpf, names::PROCS)?,
+                processes: Processes::new(
+                    take(ebpf, names::PROCS)?,
+                    take_mapped::<u64>(ebpf, names::MARKED)?,
+                ),
                 instances: take(ebpf, names::INSTANCES)?,
                 sockets: take(ebpf, names::TAGS)?,
                 parked: take(ebpf, names::PARKED)?,

@@ -5,7 +5,10 @@ use agent_enforcer_common::{config::StateWord, record::Guard};
 use aya_ebpf::{cty::c_int, programs::LsmContext};
 
 use super::{GuardOutcome, Subject};
-use crate::maps::{processes, state};
+use crate::maps::{
+    processes::{self, Standing},
+    state,
+};
 
 /// Greater numbers are no commands: one kind of attempt, however many an agent thinks of.
 const LAST_COMMAND: u32 = 0xff;
@@ -13,7 +16,7 @@ const LAST_COMMAND: u32 = 0xff;
 /// `(int cmd, union bpf_attr *attr, unsigned int size, ...)`
 #[inline(always)]
 pub(crate) fn bpf(ctx: &LsmContext) -> GuardOutcome {
-    if u64::from(processes::current_tgid()) == state::read(StateWord::DaemonTgid) {
+    if let Standing::Daemon = processes::of_current(processes::current_tgid()) {
         state::fetch_add(StateWord::LsmCanary, 1);
     }
     let Some(subject) = Subject::current() else { return GuardOutcome::Pass };

@@ -29,7 +29,7 @@ use crate::{
     },
     maps::{
         guarded,
-        processes::{current_tgid, is_untracked, of_current},
+        processes::{Standing, current_tgid, of_current},
     },
     settings::guard_offset,
 };
@@ -62,11 +62,13 @@ enum Access {
     Change,
 }
 
-/// All that the rest of the host pays: one hash lookup.
+/// All that the rest of the host pays: one bit looked at.
 #[inline(always)]
 fn is_agents() -> bool {
-    let tgid = current_tgid();
-    of_current(tgid).is_some() || is_untracked(tgid)
+    match of_current(current_tgid()) {
+        Standing::Stranger | Standing::Daemon => false,
+        Standing::Agent(_) | Standing::Untracked => true,
+    }
 }
 
 /// `(struct file *file)`

@@ -22,7 +22,11 @@ use crate::{
         file::socket_nonblocking,
         sock::{AF_UNIX, Sock, UnixSock, sk_of},
     },
-    maps::{counters, peers, processes, state, tags},
+    maps::{
+        counters, peers,
+        processes::{self, Standing},
+        state, tags,
+    },
     report::{self, Case},
     stall::Patience,
 };
@@ -49,11 +53,12 @@ pub(crate) fn may_send(ctx: &LsmContext) -> LsmOutcome {
 #[inline(always)]
 fn judge(own: Option<*mut bpf_sock>, other: Option<*mut bpf_sock>, hook: Hook) -> LsmOutcome {
     let tgid = processes::current_tgid();
-    let Some(process) = processes::of_current(tgid) else {
-        if processes::is_untracked(tgid) {
+    let process = match processes::of_current(tgid) {
+        Standing::Stranger | Standing::Daemon => return LsmOutcome::Pass,
+        Standing::Agent(process) => process,
+        Standing::Untracked => {
             return deny_untracked(Destination::socket(u32::from(AF_UNIX)), tgid, hook);
         }
-        return LsmOutcome::Pass;
     };
     let (Some(own), Some(other)) = (own, other) else { return LsmOutcome::Deny };
     // SAFETY: the peer of the hook's arguments, not null.

@@ -55,7 +55,7 @@ impl Engine {
                 self.report_counted(&counted);
             }
         }
-        self.tallies.looked_at(now_ns);
+        self.tallies.looked_at(now_ns, self.clock.asleep_ns());
     }
 
     /// Frees tallies for calls that have none.

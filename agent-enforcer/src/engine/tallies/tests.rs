@@ -7,6 +7,7 @@ use agent_enforcer_common::{
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
+const ASLEEP: u64 = 3;
 
 fn template(port: u16) -> CallRecord {
     CallRecord {
@@ -19,13 +20,13 @@ fn template(port: u16) -> CallRecord {
 }
 
 fn table(slots: usize) -> Tallies {
-    Tallies::take_over(MappedArray::alone::<Tally>(slots))
+    Tallies::take_over(MappedArray::alone::<Tally>(slots), ASLEEP)
 }
 
 /// What a program does.
 fn count(tallies: &Tallies, slot: u32, calls: u64, at_ns: u64) {
     let words = tallies.array.slot(slot as usize).expect("a slot");
-    words[offset_of!(Tally, last_ns) / 8].store(at_ns, Relaxed);
+    words[offset_of!(Tally, last_coarse_ns) / 8].store(at_ns - ASLEEP, Relaxed);
     words[offset_of!(Tally, last_tgid) / 8].store(77, Relaxed);
     words[offset_of!(Tally, count) / 8].fetch_add(calls, Relaxed);
 }
@@ -33,7 +34,7 @@ fn count(tallies: &Tallies, slot: u32, calls: u64, at_ns: u64) {
 fn harvest(tallies: &mut Tallies, now_ns: u64) -> Vec<Counted> {
     let taken = tallies.untold().into_iter().filter_map(|slot| tallies.take(slot, now_ns));
     let taken = taken.collect();
-    tallies.looked_at(now_ns);
+    tallies.looked_at(now_ns, ASLEEP);
     taken
 }
 
@@ -135,7 +136,7 @@ fn what_an_earlier_daemon_left_is_told_and_then_free() {
     count(&before, slot, 6, 10);
     harvest(&mut before, 20);
     count(&before, slot, 4, 30);
-    let mut after = Tallies::take_over(before.array);
+    let mut after = Tallies::take_over(before.array, ASLEEP);
     after.retire_all(40);
     let told = harvest(&mut after, 50);
     assert_eq!((told.len(), told[0].count, told[0].since_ns), (1, 4, 20));
