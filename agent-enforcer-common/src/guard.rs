@@ -26,6 +26,10 @@ pub const GUARDED_TREE: u32 = 1;
 /// move nor remove it, nor change who may.
 pub const GUARDED_NAME: u32 = 2;
 
+/// Value of the table of guarded inodes: agents may read it and everything below it, and change nothing
+/// of either.
+pub const GUARDED_CONTENT: u32 = 4;
+
 /// Room in the table of guarded inodes: a few directories, and what stands on the way to each.
 pub const GUARDED_INODES: u32 = 1024;
 
@@ -60,6 +64,10 @@ pub struct GuardOffsets {
     pub file_dentry: u32,
     /// `file.f_mode`
     pub file_f_mode: u32,
+    /// `inode.i_mode`
+    pub inode_i_mode: u32,
+    /// `inode.i_rdev`
+    pub inode_i_rdev: u32,
     /// `cred.euid`
     pub cred_euid: u32,
     /// `cred.suid`
@@ -80,6 +88,6 @@ pub struct GuardOffsets {
 
 const _: () = {
     assert!(size_of::<GuardedInode>() == 16);
-    assert!(size_of::<GuardOffsets>() == 21 * 4);
+    assert!(size_of::<GuardOffsets>() == 23 * 4);
 };
 crate::plain_data!(GuardedInode, GuardOffsets);

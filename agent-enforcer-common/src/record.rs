@@ -232,6 +232,9 @@ pub enum Guard {
     /// A file that the enforcer lives by, or that changes the kernel for all; the argument is the
     /// file system's magic number.
     File = 5,
+    /// A device that sends; the argument is its number, as the kernel keeps it (include/linux/kdev_t.h:
+    /// the major number above 20 bits of the minor one).
+    Device = 6,
 }
 
 impl Guard {
@@ -243,6 +246,7 @@ impl Guard {
             3 => Some(Self::Signal),
             4 => Some(Self::Limits),
             5 => Some(Self::File),
+            6 => Some(Self::Device),
             _ => None,
         }
     }
@@ -255,6 +259,7 @@ impl Guard {
             Self::Signal => "signal",
             Self::Limits => "limits",
             Self::File => "file",
+            Self::Device => "device",
         }
     }
 }

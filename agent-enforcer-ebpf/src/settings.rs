@@ -79,6 +79,8 @@ static GUARD_OFFSETS: GuardOffsets = GuardOffsets {
     super_block_s_magic: 0,
     file_dentry: 0,
     file_f_mode: 0,
+    inode_i_mode: 0,
+    inode_i_rdev: 0,
     cred_euid: 0,
     cred_suid: 0,
     cred_fsuid: 0,

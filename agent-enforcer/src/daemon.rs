@@ -303,7 +303,10 @@ fn guarded_paths(args: &RunArgs) -> GuardedPaths {
     ];
     // Where it can't be told, what would be closed is what nobody can find either.
     trees.extend(std::env::current_exe());
-    GuardedPaths { trees, events: args.events.clone() }
+    // Devices that send, some under numbers that are given out at run time (`rdma_cm`).
+    trees.push(PathBuf::from("/dev/infiniband"));
+    let read_only = args.agents_read_only.clone();
+    GuardedPaths { trees, read_only, events: args.events.clone() }
 }
 
 fn start_events(args: &RunArgs) -> Result<(EventQueue, EventStage)> {

@@ -1,4 +1,5 @@
-//! Which files are closed to agents: the daemon's own, told to the kernel side by inode.
+//! Which files are closed to agents: the daemon's own, and for writing those that services of the host
+//! act upon; told to the kernel side by inode.
 //!
 //! In: the directories and files that the daemon lives by. Out: the table of guarded inodes. Each of
 //! these, and all below it, is closed; what stands on the way to it (directories above it, symbolic
@@ -16,7 +17,7 @@ use std::{
 };
 
 use agent_enforcer_common::{
-    guard::{GUARDED_INODES, GUARDED_NAME, GUARDED_TREE, GuardedInode},
+    guard::{GUARDED_CONTENT, GUARDED_INODES, GUARDED_NAME, GUARDED_TREE, GuardedInode},
     names,
 };
 use aya::maps::{HashMap, MapData, MapError};
@@ -59,6 +60,8 @@ pub enum GuardError {
 pub struct GuardedPaths {
     /// Directories and files that are closed, with all below them.
     pub trees: Vec<PathBuf>,
+    /// Directories and files that agents only read, with all below them.
+    pub read_only: Vec<PathBuf>,
     /// The events file; what a rotation made of it, which begins with the same name, is closed too.
     pub events: PathBuf,
 }
@@ -138,8 +141,12 @@ impl GuardedPaths {
                 *found.entry(GuardedInode::new(inode, device)).or_default() |= flags;
             }
         };
-        for path in self.trees.iter().chain([&self.events]).chain(&rotated(&self.events)) {
-            add(handle(path, OFlags::empty()), GUARDED_TREE);
+        let rotated = rotated(&self.events);
+        let trees = self.trees.iter().chain([&self.events]).chain(&rotated);
+        let trees = trees.map(|path| (path, GUARDED_TREE));
+        let read_only = self.read_only.iter().map(|path| (path, GUARDED_CONTENT));
+        for (path, flags) in trees.chain(read_only) {
+            add(handle(path, OFlags::empty()), flags);
             for step in way_to(path) {
                 add(handle(&step, OFlags::NOFOLLOW), GUARDED_NAME);
             }
@@ -190,7 +197,7 @@ mod tests {
     fn closes_files_and_holds_what_leads_to_them() {
         let directory = TempDir::new().unwrap();
         let root = fs::canonicalize(directory.path()).unwrap();
-        for name in ["real", "real/state", "logs"] {
+        for name in ["real", "real/state", "logs", "spool"] {
             fs::create_dir(root.join(name)).unwrap();
         }
         symlink(root.join("real"), root.join("link")).unwrap();
@@ -199,13 +206,15 @@ mod tests {
         for name in names {
             fs::write(root.join(name), "").unwrap();
         }
-        let paths = GuardedPaths { trees: vec![root.join("link/state")], events };
+        let trees = vec![root.join("link/state")];
+        let paths = GuardedPaths { trees, read_only: vec![root.join("spool")], events };
         let found = paths.inodes().unwrap();
         let flags = |name: &str| {
             let inode = fs::symlink_metadata(root.join(name)).unwrap().ino();
             found.iter().find(|(found, _)| found.inode == inode).map(|(_, flags)| *flags)
         };
         assert_eq!(flags("real/state"), Some(GUARDED_TREE));
+        assert_eq!(flags("spool"), Some(GUARDED_CONTENT));
         assert_eq!(flags("logs/events.jsonl"), Some(GUARDED_TREE));
         assert_eq!(flags("logs/events.jsonl.1.gz"), Some(GUARDED_TREE));
         for name in ["real", "link", "logs", ""] {
@@ -217,7 +226,8 @@ mod tests {
     #[test]
     fn what_is_not_there_is_no_error() {
         let trees = vec![PathBuf::from("/nonexistent/a")];
-        let found = GuardedPaths { trees, events: PathBuf::from("/nonexistent/b") }.inodes();
+        let (read_only, events) = (trees.clone(), PathBuf::from("/nonexistent/b"));
+        let found = GuardedPaths { trees, read_only, events }.inodes();
         assert!(found.unwrap().is_empty());
     }
 }

@@ -99,7 +99,7 @@ impl HostBuilder {
         self
     }
 
-    /// One more argument of `agent-enforcer run`.
+    /// One more argument of `agent-enforcer run`; `@DIR@` stands for the test's directory.
     #[must_use]
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
@@ -248,7 +248,9 @@ impl TestHost {
             .map(|address| SocketAddr::new(address, PORT))
             .collect();
         let servers = Servers::start(&network.remote, &addresses);
-        let daemon = Daemon::new(directory.path(), cgroup.path(), flags);
+        let place = directory.path().display().to_string();
+        let flags: Vec<_> = flags.iter().map(|flag| flag.replace("@DIR@", &place)).collect();
+        let daemon = Daemon::new(directory.path(), cgroup.path(), &flags);
         Self { daemon, servers, cgroup, _pins: mounted, network, directory }
     }
 

@@ -101,6 +101,31 @@ impl From<&Path> for Word {
     }
 }
 
+/// Calls of a [`Trick::Storm`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum StormCalls {
+    /// Datagrams, by another system call in turn.
+    Datagrams {
+        /// Where to; the first port.
+        address: SocketAddr,
+    },
+    /// `connect` of TCP sockets.
+    Connects {
+        /// Where to; the first port.
+        address: SocketAddr,
+    },
+    /// `socket` of netlink protocols.
+    Sockets {
+        /// The first.
+        protocol: i32,
+    },
+    /// `connect` of unix sockets.
+    Unix {
+        /// Names in the file system, without the number that each ends with.
+        prefix: String,
+    },
+}
+
 /// Something unusual.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Trick {
@@ -171,12 +196,11 @@ pub enum Trick {
         /// How many of each.
         rounds: u32,
     },
-    /// Datagrams to one address, each to a port of its own and by another system call in turn, while
-    /// a timer sends `SIGALRM` all the time, whose handler does nothing. Value: how many went; data: the
-    /// errors of the others, as `ERRNO:COUNT` words.
+    /// Calls, each to a peer of its own, while a timer sends `SIGALRM` all the time, whose handler does
+    /// nothing. Value: how many went well; data: the errors of the others, as `ERRNO:COUNT` words.
     Storm {
-        /// Where to; the first port.
-        address: SocketAddr,
+        /// Which.
+        calls: StormCalls,
         /// How many.
         rounds: u16,
         /// With `SA_RESTART`.
@@ -214,6 +238,11 @@ pub enum Trick {
         /// `CLONE_NEW*`.
         flags: i32,
     },
+}
+
+/// One system call.
+pub fn call(number: i64, arguments: impl IntoIterator<Item = Word>) -> Op {
+    Trick::Call { number, arguments: arguments.into_iter().collect() }.into()
 }
 
 impl From<Trick> for Op {

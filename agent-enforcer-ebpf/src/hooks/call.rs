@@ -151,7 +151,7 @@ fn look_closely<F: Family, J: JudgeCall>(sock_addr: *mut bpf_sock_addr) -> CallO
         Standing::Agent(tag) => (tag, true),
         Standing::Stranger | Standing::Daemon | Standing::Untracked => {
             (ProcessTag::default(), false)
-        },
+        }
     };
     let (kind, protocol, sk) = socket_of(sock_addr);
     let transport = transport(kind, protocol);

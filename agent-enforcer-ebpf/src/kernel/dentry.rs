@@ -6,6 +6,9 @@ use super::{Address, task::Task};
 use crate::settings::{guard_offset, offset};
 
 const FMODE_WRITE: u32 = 2;
+/// `i_mode`, include/uapi/linux/stat.h.
+const S_IFMT: u16 = 0o170_000;
+const S_IFCHR: u16 = 0o020_000;
 
 /// An `inode`.
 #[derive(Clone, Copy)]
@@ -17,6 +20,13 @@ impl Inode {
         let number: u64 = self.0.read(offset!(inode_i_ino))?;
         let device: u32 = self.0.follow(offset!(inode_i_sb))?.read(offset!(super_block_s_dev))?;
         Some(GuardedInode::new(number, device))
+    }
+
+    /// Number of the device that it is the node of; 0 where it is another file or a block device.
+    #[inline(always)]
+    pub(crate) fn character_device(self) -> Option<u32> {
+        let mode: u16 = self.0.read(guard_offset!(inode_i_mode))?;
+        if mode & S_IFMT == S_IFCHR { self.0.read(guard_offset!(inode_i_rdev)) } else { Some(0) }
     }
 
     /// The `struct pid` that a file of procfs is about; none where it is about all of the host.

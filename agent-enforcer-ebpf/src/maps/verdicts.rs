@@ -1,5 +1,7 @@
 //! Decisions: the exact cache and the allowed prefixes. Written by the daemon only.
 
+use core::ptr::read_volatile;
+
 use agent_enforcer_common::{
     destination::Destination,
     id::{Generation, GrantId, ToolId},
@@ -43,20 +45,18 @@ pub(crate) fn exact(key: &VerdictKey, generation: Generation) -> Option<Found> {
     // while it is read here (kernel/bpf/bpf_lru_list.c has no grace period), so the key in the
     // value is read last: what belongs to another question is no answer.
     let (made_in, found, made_for) = unsafe {
-        let Verdict {
-            key: _,
-            generation,
-            expires_ns,
-            grant,
-            tool,
-            reason,
-            action,
-            flags,
-            tally,
-            _pad: _,
-        } = core::ptr::read_volatile(verdict);
-        let found = Found { expires_ns, grant, tool, reason, action, flags, tally, _pad: 0 };
-        (generation, found, core::ptr::read_volatile(&raw const (*verdict).key))
+        let found = Found {
+            expires_ns: read_volatile(&raw const (*verdict).expires_ns),
+            grant: read_volatile(&raw const (*verdict).grant),
+            tool: read_volatile(&raw const (*verdict).tool),
+            reason: read_volatile(&raw const (*verdict).reason),
+            action: read_volatile(&raw const (*verdict).action),
+            flags: read_volatile(&raw const (*verdict).flags),
+            tally: read_volatile(&raw const (*verdict).tally),
+            _pad: 0,
+        };
+        let generation = read_volatile(&raw const (*verdict).generation);
+        (generation, found, read_volatile(&raw const (*verdict).key))
     };
     (made_for == *key && made_in == generation && lives(found.expires_ns)).then_some(found)
 }

@@ -50,6 +50,10 @@ pub struct RunArgs {
     /// among its security modules (`auto`), never (`cgroup`), or not starting without them (`lsm`).
     #[arg(long, value_enum, value_name = "PLANE", default_value_t)]
     pub plane: PlaneWish,
+    /// What agents only read on the LSM plane, with all below it: files that services of the host act
+    /// upon. Can be given more than once; what is given replaces the default.
+    #[arg(long, value_name = "PATH", default_values = AGENTS_READ_ONLY)]
+    pub agents_read_only: Vec<PathBuf>,
     /// Processes of agents that are tracked at the same time; more can't connect anywhere.
     #[arg(long, value_name = "N", default_value_t = 65_536)]
     #[arg(value_parser = clap::value_parser!(u32).range(1_024..=4_194_304))]
@@ -81,6 +85,22 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub log: LogFormat,
 }
+
+/// Jobs, queues and units: whoever writes there has something done by a process that is not its own.
+const AGENTS_READ_ONLY: [&str; 12] = [
+    "/var/spool",
+    "/etc/crontab",
+    "/etc/cron.d",
+    "/etc/cron.hourly",
+    "/etc/cron.daily",
+    "/etc/cron.weekly",
+    "/etc/cron.monthly",
+    "/etc/systemd",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd",
+    "/usr/lib/systemd",
+    "/etc/udev",
+];
 
 /// Form of the daemon's own log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -121,6 +121,7 @@ pub fn checks(targets: &CheckTargets) -> Vec<Check> {
         unprivileged_bpf(&fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled")),
         socket_destroy(sock_diag::destroy_works()),
         processors(fs::read_to_string("/sys/devices/system/cpu/online")),
+        file_systems(fs::read_to_string("/proc/self/mounts")),
     ]
 }
 
@@ -273,6 +274,55 @@ fn processors(online: io::Result<String>) -> Check {
     }
 }
 
+/// Types of file systems whose files are fetched from somewhere else by whom an agent does not become.
+const REACHING_OUT: &[&str] = &[
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "ceph",
+    "afs",
+    "9p",
+    "lustre",
+    "gfs2",
+    "ocfs2",
+    "coda",
+    "orangefs",
+    "fuse.sshfs",
+    "fuse.glusterfs",
+    "fuse.s3fs",
+    "fuse.rclone",
+    "fuse.davfs2",
+];
+
+/// File systems that reach out when they are touched: a way past every hook of sockets.
+fn file_systems(mounts: io::Result<String>) -> Check {
+    const NAME: &str = "file_systems";
+    let Ok(mounts) = mounts else {
+        return Check::warn(NAME, "the mounts can't be read", "mount /proc");
+    };
+    let reaching: Vec<String> = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            let (place, kind) = (words.next()?, words.next()?);
+            // systemd's own, for a local one.
+            let automounts = kind == "autofs" && place != "/proc/sys/fs/binfmt_misc";
+            let reaches = automounts || REACHING_OUT.contains(&kind);
+            reaches.then(|| format!("{place} ({kind})"))
+        })
+        .collect();
+    if reaching.is_empty() {
+        return Check::ok(NAME, "none reaches out to the network");
+    }
+    Check::warn(
+        NAME,
+        format!("whoever touches these reaches out to the network: {}", reaching.join(", ")),
+        "keep them out of the agents' mount namespaces (`InaccessiblePaths=`); take automounters that \
+         accept host names (/net) away",
+    )
+}
+
 /// Of a list such as `0-3,6`.
 fn processor_count(online: &str) -> Option<u32> {
     online.trim().split(',').try_fold(0_u32, |count, range| {
@@ -285,6 +335,17 @@ fn processor_count(online: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_systems_that_reach_out_are_named() {
+        let local = "proc /proc proc rw 0 0\nsystemd-1 /proc/sys/fs/binfmt_misc autofs rw 0 0\n";
+        assert_eq!(file_systems(Ok(local.to_owned())).level, CheckLevel::Ok);
+        let remote = format!("{local}-hosts /net autofs rw 0 0\nnas:/a /srv/a nfs4 rw 0 0\n");
+        let check = file_systems(Ok(remote));
+        assert_eq!(check.level, CheckLevel::Warn);
+        assert!(check.found.ends_with(": /net (autofs), /srv/a (nfs4)"), "{}", check.found);
+        assert_eq!(file_systems(Err(missing())).level, CheckLevel::Warn);
+    }
 
     fn missing() -> io::Error {
         io::ErrorKind::NotFound.into()

@@ -68,6 +68,8 @@ pub fn guard_offsets() -> Result<GuardOffsets, BtfError> {
         super_block_s_magic: field("super_block", "s_magic")?,
         file_dentry: field("file", "f_path")? + field("path", "dentry")?,
         file_f_mode: field("file", "f_mode")?,
+        inode_i_mode: field("inode", "i_mode")?,
+        inode_i_rdev: field("inode", "i_rdev")?,
         cred_euid: field("cred", "euid")?,
         cred_suid: field("cred", "suid")?,
         cred_fsuid: field("cred", "fsuid")?,

@@ -7,16 +7,11 @@ mod files;
 
 use std::{fs, path::Path};
 
-use agent_enforcer_tests::{Event, Op, Probe, Reply, TestHost, Trick, Word, binaries};
+use agent_enforcer_tests::{Event, Op, Probe, Reply, TestHost, Trick, Word, binaries, trick::call};
 use libc::{EACCES, SYS_capset, SYS_prctl};
 
 /// A user that owns nothing.
 const USER: u32 = 64_000;
-
-/// One system call.
-fn call(number: i64, arguments: impl IntoIterator<Item = Word>) -> Op {
-    Trick::Call { number, arguments: arguments.into_iter().collect() }.into()
-}
 
 fn numbers<const N: usize>(numbers: [i64; N]) -> [Word; N] {
     numbers.map(Word::Number)

@@ -1,12 +1,12 @@
 //! Blocking callers that are stopped until their call is decided, and everything that may happen to
 //! them meanwhile.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::net::UnixListener, time::Duration};
 
 use agent_enforcer_tests::{
-    GrantRequest, Op, Probe, Reply, TestHost, Ticket, Trick, What,
+    GrantRequest, Op, Probe, Reply, TestHost, Ticket, Trick, What, Word,
     host::HASTE,
-    trick::Writer,
+    trick::{StormCalls, Writer, call},
     wait::{SOON, slowed, wait_until},
 };
 use libc::{EACCES, EAGAIN, EINTR, SOCK_DGRAM};
@@ -18,10 +18,15 @@ fn name(name: &str) -> String {
     name.to_owned()
 }
 
+/// The letter of a process's state, proc(5).
+fn state_of(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().and_then(|rest| rest.chars().next())
+}
+
 /// Whether a process is stopped, as its parent and its shell see it.
 fn is_stopped(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    state_of(pid) == Some('T')
 }
 
 fn wait_stopped(agent: &Probe) {
@@ -196,6 +201,110 @@ fn daemon_that_ends_leaves_nobody_stopped() {
     assert!(host.servers.at(host.at(UNGRANTED)).is_empty());
 }
 
+/// How the calls of a storm ended.
+struct Weathered {
+    sent: u16,
+    denied: u16,
+    interrupted: u16,
+    reply: Reply,
+}
+
+fn weather(agent: &mut Probe, calls: StormCalls, rounds: u16, restart: bool) -> Weathered {
+    let ticket = agent.begin(Trick::Storm { calls, rounds, restart }.into());
+    let reply = agent.wait_for(ticket, Duration::from_mins(1)).expect("it ends");
+    let (mut denied, mut interrupted) = (0, 0);
+    for (errno, count) in reply.data.split(' ').filter_map(|word| word.split_once(':')) {
+        let count: u16 = count.parse().expect("a number");
+        match errno.parse().expect("a number") {
+            EACCES => denied += count,
+            EINTR if !restart => interrupted += count,
+            other => panic!("{count} calls ended with {other}: {reply:?}"),
+        }
+    }
+    let sent = u16::try_from(reply.value).expect("not more than there were");
+    Weathered { sent, denied, interrupted, reply }
+}
+
+/// As the next, for the calls that are no datagrams: `connect` of an agent that parks, `socket`, and
+/// `connect` of unix sockets.
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn ten_thousand_stopped_connects_and_sockets_under_signals_are_denied() {
+    const ROUNDS: u16 = 1700;
+    const LISTENERS: u16 = 400;
+    let flags = ["--wait-turns=0", "--requests-per-second=1000000"];
+    let host = flags.iter().fold(crate::host(), |host, flag| host.flag(flag)).build();
+    let prefix = host.directory().join("s").display().to_string();
+    let listeners: Vec<_> = (0..LISTENERS)
+        .map(|number| UnixListener::bind(format!("{prefix}{number}")).expect("a listener"))
+        .collect();
+    let mut all = 0;
+    for restart in [true, false] {
+        let mut agent = host.agent("parks");
+        let protocol = if restart { 1000 } else { 5000 };
+        let (mut v4, mut v6) = (host.at(50), host.at6(50));
+        v4.set_port(10_000);
+        v6.set_port(10_000);
+        for (calls, rounds) in [
+            (StormCalls::Connects { address: v4 }, ROUNDS),
+            (StormCalls::Connects { address: v6 }, ROUNDS),
+            (StormCalls::Sockets { protocol }, ROUNDS),
+            (StormCalls::Unix { prefix: prefix.clone() }, LISTENERS),
+        ] {
+            let Weathered { denied, reply, .. } = weather(&mut agent, calls, rounds, restart);
+            assert_eq!(denied, rounds, "{reply:?}");
+            all += u64::from(rounds);
+        }
+    }
+    assert!(all >= 10_000, "{all}");
+    let parked = host.counter("parked");
+    assert!(parked >= all * 9 / 10, "{parked} of {all} were stopped");
+    assert_eq!(host.counter("park_failed"), 0);
+    drop(listeners);
+}
+
+/// A debugger may continue what it traces as often as it likes, and keep it from being stopped: the call
+/// is made again each time, and undecided each time.
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn stopped_caller_under_a_debugger_waits_on() {
+    const PTRACE_CONT: i64 = 7;
+    const PTRACE_ATTACH: i64 = 16;
+    const PTRACE_DETACH: i64 = 17;
+    let host = TestHost::start();
+    let mut agent = host.agent("waits");
+    let mut debugger = host.stranger();
+    let sent = begin_send(&mut agent, &host, "u");
+    wait_stopped(&agent);
+    // The thread that calls, not the one that reads what the probe is to do.
+    let mut threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("threads");
+    let caller: u32 = threads
+        .find_map(|thread| {
+            thread.ok()?.file_name().to_str()?.parse().ok().filter(|id| *id != agent.pid())
+        })
+        .expect("a thread that calls");
+    let mut trace = |request: i64| {
+        let arguments = [request, i64::from(caller), 0, 0].map(Word::Number);
+        let traced = debugger.run(call(libc::SYS_ptrace, arguments));
+        assert!(traced.is_ok(), "{request}: {traced:?}");
+    };
+    trace(PTRACE_ATTACH);
+    wait_until("it is the debugger's", SOON, || state_of(caller) == Some('t'));
+    for _ in 0..20 {
+        // Without the signal that it has stopped with.
+        trace(PTRACE_CONT);
+        wait_until("it stops again", SOON, || state_of(caller) == Some('t'));
+    }
+    assert!(host.servers.at(host.at(UNGRANTED)).is_empty(), "nothing before the decision");
+    assert_eq!(host.pending().len(), 1);
+    trace(PTRACE_DETACH);
+    host.grant(&GrantRequest::agent("waits", "web"));
+    let reply = agent.finish(sent);
+    assert!(reply.is_ok(), "{reply:?}");
+    assert_arrives(&host, b"hello");
+    assert_eq!(host.calls("stalled", "stalled"), 1, "one call, one event");
+}
+
 /// Every call is stopped, as none waits in the hook, and denied; what asks for the restart is seen by
 /// no program.
 #[test]
@@ -210,24 +319,14 @@ fn ten_thousand_stopped_calls_under_signals_end_as_they_must() {
     {
         let mut address = address;
         address.set_port(if restart { 10_000 } else { 20_000 });
-        let ticket = agent.begin(Trick::Storm { address, rounds: ROUNDS, restart }.into());
-        let reply = agent.wait_for(ticket, Duration::from_mins(1)).expect("it ends");
+        let calls = StormCalls::Datagrams { address };
+        let Weathered { sent, denied, interrupted, reply } =
+            weather(&mut agent, calls, ROUNDS, restart);
         // Without SA_RESTART a copy of a file may be interrupted, and says so.
-        let words = reply.data.split(' ').filter_map(|word| word.split_once(':'));
-        let (mut denied, mut interrupted) = (0, 0);
-        for (errno, count) in words {
-            let count: u16 = count.parse().expect("a number");
-            match errno.parse().expect("a number") {
-                EACCES => denied += count,
-                EINTR if !restart => interrupted += count,
-                other => panic!("{count} calls ended with {other}: {reply:?}"),
-            }
-        }
-        let sent = u16::try_from(reply.value).expect("not more than there were");
         assert_eq!(sent + denied + interrupted, ROUNDS, "{reply:?}");
         // Before 6.5 no program of BPF LSM sees `sendfile`: what is undecided is lost at egress.
         let unseen = (0..ROUNDS).filter(|round| round % 6 == 5).count();
-        assert!(sent == 0 || usize::from(sent) == unseen, "{reply:?}");
+        assert!(sent == 0 || usize::from(sent + interrupted) == unseen, "{reply:?}");
     }
     let parked = host.counter("parked");
     assert!(parked >= 3 * u64::from(ROUNDS), "{parked} were stopped");

@@ -6,7 +6,9 @@
 //!    debugfs, securityfs, sysfs, `binfmt_misc`), in /proc about the daemon or all of the host, or, by
 //!    an agent that acts as root, below /proc/sys or in a cgroup file system? Everybody else is kept
 //!    from the latter two by their owner, but for what is of their own namespaces.
-//! 2. Is it, or a directory above it, closed to agents? Then it is not even read.
+//! 2. Is it, or a directory above it, closed to agents? Then it is not even read; or is it one that
+//!    services of the host act upon? Then it is only read.
+//! 3. Is it a device that sends?
 //!
 //! Inodes are compared, never paths: an agent may spell a path in any way, and mount what it likes in
 //! namespaces of its own. Files deeper than [`DEPTH_LIMIT`] below a closed directory would pass; no
@@ -15,7 +17,7 @@
 use core::ffi::c_void;
 
 use agent_enforcer_common::{
-    guard::{GUARDED_NAME, GUARDED_TREE},
+    guard::{GUARDED_CONTENT, GUARDED_NAME, GUARDED_TREE},
     record::Guard,
 };
 use aya_ebpf::{helpers::generated::bpf_loop, programs::LsmContext};
@@ -51,6 +53,17 @@ const CGROUP2: u64 = 0x6367_7270;
 /// `ATTR_MODE`, `ATTR_UID`, `ATTR_GID`, include/linux/fs.h.
 const ATTR_RIGHTS: u32 = 1 | 2 | 4;
 
+/// Numbers of character devices that send.
+const MISC: u32 = 10;
+const VFIO: u32 = 196;
+const TUN: u32 = 200;
+const VHOST_NET: u32 = 238;
+const VHOST_VSOCK: u32 = 241;
+const PPP: u32 = 108;
+const ETHERD: u32 = 152;
+const USB: u32 = 189;
+const INFINIBAND: u32 = 231;
+
 /// What is done to a name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
@@ -80,7 +93,34 @@ pub(crate) fn open(ctx: &LsmContext) -> GuardOutcome {
     let file = Address::of::<c_void>(ctx.arg(0)).map(OpenFile::new);
     let access = file.and_then(OpenFile::is_written);
     let access = if access == Some(false) { Access::Read } else { Access::Write };
-    judge(file.and_then(OpenFile::dentry), access)
+    let dentry = file.and_then(OpenFile::dentry);
+    match judge_device(dentry) {
+        GuardOutcome::Pass => judge(dentry, access),
+        GuardOutcome::Deny => GuardOutcome::Deny,
+    }
+}
+
+/// What can't be read is judged as a file, and denied there.
+#[inline(never)]
+fn judge_device(dentry: Option<Dentry>) -> GuardOutcome {
+    let device = dentry.and_then(Dentry::inode).and_then(Inode::character_device).unwrap_or(0);
+    if !sends(device) {
+        return GuardOutcome::Pass;
+    }
+    let Some(subject) = Subject::current() else { return GuardOutcome::Pass };
+    subject.refuse(Guard::Device, 0, u64::from(device))
+}
+
+/// Whether what is written to a device goes out, past every hook of sockets. By the numbers that
+/// Documentation/admin-guide/devices.txt gives, so that another node of it is no way round; what gets
+/// its number at run time (macvtap, UIO, groups of VFIO) is there only where somebody made it.
+const fn sends(device: u32) -> bool {
+    let (major, minor) = (device >> 20, device & 0xf_ffff);
+    match major {
+        MISC => matches!(minor, VFIO | TUN | VHOST_NET | VHOST_VSOCK),
+        PPP | ETHERD | USB | INFINIBAND => true,
+        _ => false,
+    }
 }
 
 /// The dentry is argument `N`.
@@ -172,6 +212,8 @@ struct Climb {
     found: u32,
     /// The flags that count for the name itself.
     own: u32,
+    /// The flags that count for the directories above it.
+    above: u32,
 }
 
 /// Whether a unix socket in the file system is in a directory that is closed to agents.
@@ -183,8 +225,9 @@ pub(crate) fn is_closed_socket(dentry: Dentry) -> bool {
 /// Whether it is closed to agents, or stands on the way to what is.
 #[inline(always)]
 fn is_closed(dentry: Dentry, access: Access) -> bool {
-    let own = if access == Access::Change { GUARDED_TREE | GUARDED_NAME } else { GUARDED_TREE };
-    let mut climb = Climb { dentry: dentry.address(), found: 0, own };
+    let above = if access == Access::Read { GUARDED_TREE } else { GUARDED_TREE | GUARDED_CONTENT };
+    let own = if access == Access::Change { above | GUARDED_NAME } else { above };
+    let mut climb = Climb { dentry: dentry.address(), found: 0, own, above };
     // SAFETY: the callback has the signature that the helper demands, and `climb` outlives it.
     unsafe {
         bpf_loop(DEPTH_LIMIT, climb_one as *mut c_void, (&raw mut climb).cast(), 0);
@@ -197,7 +240,7 @@ extern "C" fn climb_one(turn: u64, context: *mut c_void) -> u64 {
     // SAFETY: the context is the caller's `Climb`.
     let climb = unsafe { &mut *context.cast::<Climb>() };
     let dentry = Dentry::new(Address::new(climb.dentry));
-    let counts = if turn == 0 { climb.own } else { GUARDED_TREE };
+    let counts = if turn == 0 { climb.own } else { climb.above };
     // What is still to be made has none.
     let flags = dentry.inode().map_or(0, |inode| match inode.identity() {
         Some(identity) => guarded::flags(&identity) & counts,

@@ -35,7 +35,7 @@ pub(crate) fn perform(sockets: &Sockets, trick: Trick) -> Outcome {
         Trick::Ring { name, call, polling } => ring::perform(fd(&name), &call, polling),
         Trick::Compat { name, address } => connect_i386(fd(&name), address),
         Trick::Race { one, other, rounds } => race(one, other, rounds),
-        Trick::Storm { address, rounds, restart } => storm::perform(address, rounds, restart),
+        Trick::Storm { calls, rounds, restart } => storm::perform(&calls, rounds, restart),
         Trick::Sweep { domain } => sweep(domain),
         Trick::Duplicate { name, copy } => {
             // SAFETY: plain numbers.

@@ -1,11 +1,14 @@
 //! Where a socket or a process came from.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, path::Path};
 
-use agent_enforcer_tests::{ForkKind, Op, Probe, TestHost, Trick};
-use libc::{EACCES, SOCK_STREAM};
+use agent_enforcer_tests::{ForkKind, Op, Probe, TestHost, Trick, network::Namespace};
+use libc::{EACCES, SOCK_DGRAM, SOCK_STREAM};
 
 use super::{connect, name};
+
+/// Bytes that options and storage of one socket may take.
+const MEMORY: &str = "/proc/sys/net/core/optmem_max";
 
 fn dial(host: &TestHost, to: u8) -> Op {
     Op::Dial { address: host.at(to) }
@@ -144,4 +147,31 @@ fn j08_daemon_has_no_descriptor_that_outlives_exec() {
         seen += 1;
     }
     assert!(seen > 10, "programs, maps and sockets: {seen}");
+}
+
+/// `net.core.optmem_max` is a namespace's own since 6.7, so an agent that makes one can take the memory of
+/// tags away (net/core/bpf_sk_storage.c `omem_charge`); before, it is the host's.
+#[test]
+fn e17_socket_without_memory_for_its_tag_is_none() {
+    let host = TestHost::start();
+    let own = Namespace::own();
+    let has_own = host.network.agents.inside(|| Path::new(MEMORY).exists());
+    let namespace = if has_own { &host.network.agents } else { &own };
+    let before = namespace.inside(|| fs::read_to_string(MEMORY)).expect("a limit");
+    let mut agent = host.agent("strict");
+    let mut stranger = host.stranger();
+    namespace.sysctl("net/core/optmem_max", "1");
+    let replies: Vec<_> = [host.at(10), host.at6(10), host.at(50)]
+        .into_iter()
+        .flat_map(|peer| [SOCK_STREAM, SOCK_DGRAM].map(|kind| (peer, kind)))
+        .map(|(peer, kind)| agent.socket("s", peer, kind))
+        .collect();
+    let others = stranger.connect("s", host.at(50));
+    namespace.sysctl("net/core/optmem_max", before.trim());
+    for reply in replies {
+        assert_eq!(reply.errno, EACCES, "{reply:?}");
+    }
+    host.wait_denied("tag_failed", agent.pid());
+    assert!(others.is_ok(), "{others:?}");
+    assert!(agent.connect("s", host.at(10)).is_ok(), "there is memory again");
 }

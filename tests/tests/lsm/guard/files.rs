@@ -7,7 +7,10 @@ use std::{
 
 use agent_enforcer_tests::{Op, TestHost, Trick, Word, binaries};
 use libc::{O_DIRECTORY, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::{
+    fs::{CWD, FileType, Mode, makedev, mknodat},
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+};
 
 use super::{
     assert_denied, assert_refused, call, child_of, open, root_agent, root_stranger, user_agent,
@@ -198,6 +201,76 @@ fn l18_agent_sets_up_namespaces_of_its_own() {
     let opened = agent.run(open(forward.as_ref(), O_WRONLY));
     assert!(opened.is_ok(), "{opened:?}");
     assert!(!agent.run(open("/proc/sys/kernel/core_pattern".as_ref(), O_WRONLY)).is_ok());
+}
+
+/// A node of its own shows that the number counts, not the name.
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn b14_devices_that_send_are_closed_to_agents() {
+    let host = TestHost::start();
+    let (mut agent, mut stranger) = (root_agent(&host), root_stranger(&host));
+    let node = |name: &str, major: u32, minor: u32| {
+        let path = host.directory().join(name);
+        let kind = FileType::CharacterDevice;
+        mknodat(CWD, &path, kind, Mode::from(0o666), makedev(major, minor)).unwrap();
+        path
+    };
+    // tun, vhost-net, vhost-vsock, vfio, ppp, a verbs device, a USB device.
+    let numbers = [(10, 200), (10, 238), (10, 241), (10, 196), (108, 0), (231, 192), (189, 1)];
+    for (major, minor) in numbers {
+        let path = node(&format!("device-{major}-{minor}"), major, minor);
+        for flags in [O_RDONLY, O_RDWR] {
+            assert_denied(&agent.run(open(&path, flags)), &format!("{major}:{minor}"));
+            let opened = stranger.run(open(&path, flags));
+            let found = opened.is_ok() || matches!(opened.errno, libc::ENXIO | libc::ENODEV);
+            assert!(found, "{major}:{minor} is its driver's for others: {opened:?}");
+        }
+    }
+    let event = wait_guarded(&host, "device", agent.pid());
+    assert!(event.text("/message").contains("device 10:200"), "{}", event.text("/message"));
+    for (major, minor) in [(1, 3), (1, 9)] {
+        let path = node(&format!("device-{major}-{minor}"), major, minor);
+        assert!(agent.run(open(&path, O_RDWR)).is_ok(), "{major}:{minor}");
+    }
+}
+
+#[test]
+#[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
+fn f05_f14_agents_only_read_what_services_of_the_host_act_upon() {
+    let mut host = TestHost::builder().flag("--agents-read-only=@DIR@/spool").stopped().build();
+    let spool = host.directory().join("spool");
+    let queue = spool.join("cron/crontabs");
+    fs::create_dir_all(&queue).unwrap();
+    let job = queue.join("job");
+    fs::write(&job, "* * * * * root true").unwrap();
+    host.daemon.start();
+    let (mut agent, mut stranger) = (root_agent(&host), root_stranger(&host));
+    let mine = host.directory().join("mine");
+    fs::write(&mine, "").unwrap();
+    assert!(agent.run(open(&job, O_RDONLY)).is_ok(), "to read is free");
+    assert!(agent.run(open(&queue, O_RDONLY | O_DIRECTORY)).is_ok());
+    let (new, moved) = (queue.join("new"), spool.with_extension("moved"));
+    let (new, job, mine) = (new.as_path(), job.as_path(), mine.as_path());
+    let make = i64::from(libc::O_CREAT | O_WRONLY);
+    for attempt in [
+        open(job, O_WRONLY),
+        open(job, O_RDONLY | O_TRUNC),
+        call(libc::SYS_open, [new.into(), make.into(), 0o600_i64.into()]),
+        call(libc::SYS_mkdir, [new.into(), 0o700_i64.into()]),
+        call(libc::SYS_link, [mine.into(), new.into()]),
+        call(libc::SYS_rename, [mine.into(), new.into()]),
+        call(libc::SYS_rename, [job, mine].map(Word::from)),
+        call(libc::SYS_unlink, [job.into()]),
+        call(libc::SYS_chmod, [job.into(), 0o777_i64.into()]),
+        call(libc::SYS_rename, [spool.as_path().into(), moved.as_path().into()]),
+    ] {
+        let what = format!("{attempt:?}");
+        assert_denied(&agent.run(attempt), &what);
+        assert!(!new.exists() && job.exists(), "{what}");
+    }
+    wait_guarded(&host, "file", agent.pid());
+    assert!(stranger.run(open(job, O_WRONLY)).is_ok());
+    assert!(stranger.run(open(new, libc::O_CREAT | O_WRONLY)).is_ok());
 }
 
 fn mount_overlay(lower: &Path, at: &Path) -> Op {

@@ -73,5 +73,8 @@ fn tried(guard: Guard, target_pid: u32, argument: u64) -> String {
         Guard::Signal => format!("to send the daemon signal {argument}"),
         Guard::Limits => "to limit or slow down the daemon".to_owned(),
         Guard::File => format!("a protected file, on a file system {argument:#x}"),
+        Guard::Device => {
+            format!("to open device {}:{}, which sends", argument >> 20, argument & 0xf_ffff)
+        }
     }
 }

@@ -40,7 +40,8 @@ fn folded_attempts_tell_how_many_and_from_when_to_when() {
 
 #[test]
 fn each_guard_is_told_in_its_own_words() {
-    let guards = [Guard::Bpf, Guard::Ptrace, Guard::Signal, Guard::Limits, Guard::File];
+    let guards =
+        [Guard::Bpf, Guard::Ptrace, Guard::Signal, Guard::Limits, Guard::File, Guard::Device];
     let mut messages = std::collections::BTreeSet::new();
     for guard in guards {
         let told = told(Attempt { guard, ..attempt() }, 1);
