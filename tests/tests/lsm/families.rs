@@ -3,7 +3,7 @@
 use std::fs;
 
 use agent_enforcer_tests::{
-    GrantRequest, Op, Trick,
+    GrantRequest, Op, Probe, Trick,
     trick::RingCall,
     wait::{SOON, wait_until},
 };
@@ -18,6 +18,9 @@ const AF_ALG: i32 = 38;
 const AF_QIPCRTR: i32 = 42;
 const AF_XDP: i32 = 44;
 const SOCK_PACKET: i32 = 10;
+/// Of the tool `builder`.
+const VSOCK_GRANTED: u32 = 7;
+const VSOCK_OTHER: u32 = 8;
 
 fn socket(domain: i32, kind: i32, protocol: i32) -> Op {
     Op::Socket { name: "s".to_owned(), domain, kind, protocol }
@@ -67,21 +70,43 @@ fn netlink_is_routes_and_what_a_tool_names() {
 #[test]
 #[ignore = "needs BPF LSM: `cargo xtask test vm` boots kernels with it"]
 fn b08_vsock_peers_are_destinations_and_nobody_dials_in() {
+    const HYPERVISOR: u32 = 2;
+    const LOOPBACK: u32 = 1;
     let host = host().build();
-    let mut agent = host.agent("strict");
-    let made = agent.run(socket(AF_VSOCK, SOCK_STREAM, 0));
-    if made.errno == libc::EAFNOSUPPORT {
-        println!("this kernel has no vsock: nothing to deny");
-        return;
+    let (mut agent, mut stranger) = (host.agent("strict"), host.stranger());
+    let name = || "s".to_owned();
+    let mut listener = host.stranger();
+    for port in [VSOCK_GRANTED, VSOCK_OTHER] {
+        assert!(listener.run(socket(AF_VSOCK, SOCK_STREAM, 0)).is_ok());
+        let bound = Trick::BindBytes { name: name(), own: vsock_name(LOOPBACK, port) };
+        assert!(listener.run(bound.into()).is_ok());
+        assert!(listener.run(Op::Listen { name: name() }).is_ok());
+        assert!(
+            listener.run(Trick::Duplicate { name: name(), copy: port.to_string() }.into()).is_ok()
+        );
     }
-    // `sockaddr_vm` of the hypervisor, port 1024.
-    let mut peer = vec![0; 16];
-    peer[..2].copy_from_slice(&u16::try_from(AF_VSOCK).unwrap().to_ne_bytes());
-    peer[4..8].copy_from_slice(&1024_u32.to_ne_bytes());
-    peer[8..12].copy_from_slice(&2_u32.to_ne_bytes());
-    let denied = agent.run(Trick::ConnectBytes { name: "s".to_owned(), peer }.into());
-    assert_eq!(denied.errno, EACCES, "{denied:?}");
-    assert_eq!(agent.run(Op::Listen { name: "s".to_owned() }).errno, EACCES);
+    let connect = |probe: &mut Probe, cid: u32, port: u32| {
+        assert!(probe.run(socket(AF_VSOCK, SOCK_STREAM, 0)).is_ok());
+        probe.run(Trick::ConnectBytes { name: name(), peer: vsock_name(cid, port) }.into())
+    };
+    for (cid, port) in [(HYPERVISOR, 1024), (LOOPBACK, VSOCK_OTHER)] {
+        let denied = connect(&mut agent, cid, port);
+        assert_eq!(denied.errno, EACCES, "{cid}:{port} {denied:?}");
+    }
+    let event = host.wait_denied("no_tool", agent.pid());
+    assert_eq!(event.text("/dst_endpoint/name"), format!("vsock:{HYPERVISOR}:1024"));
+    let granted = connect(&mut agent, LOOPBACK, VSOCK_GRANTED);
+    assert!(granted.is_ok(), "{granted:?}");
+    let reached = connect(&mut stranger, LOOPBACK, VSOCK_OTHER);
+    assert!(reached.is_ok(), "{reached:?}");
+    assert!(agent.run(socket(AF_VSOCK, SOCK_STREAM, 0)).is_ok());
+    assert_eq!(agent.run(Op::Listen { name: name() }).errno, EACCES);
+}
+
+/// `sockaddr_vm`, include/uapi/linux/vm_sockets.h.
+fn vsock_name(cid: u32, port: u32) -> Vec<u8> {
+    let family = u16::try_from(AF_VSOCK).expect("a small number");
+    [&family.to_ne_bytes()[..], &[0; 2], &port.to_ne_bytes(), &cid.to_ne_bytes(), &[0; 4]].concat()
 }
 
 #[test]

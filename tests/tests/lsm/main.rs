@@ -23,7 +23,7 @@ fn host() -> HostBuilder {
 tools:
   - { name: model, cidrs: [192.0.2.10, "2001:db8::10"], ports: ["1-65535"], protocol: [tcp, udp] }
   - { name: web, cidrs: [192.0.2.20, "2001:db8::20"], ports: ["1-65535"], protocol: [tcp, udp] }
-  - { name: builder, endpoints: ["unix:@DIR@/granted", "unix:@ae-t1-granted", "netlink:sock_diag"] }
+  - { name: builder, endpoints: ["unix:@DIR@/granted", "unix:@ae-t1-granted", "vsock:1:7", "netlink:sock_diag"] }
   - { name: asked, endpoints: ["unix:@DIR@/asked", "netlink:audit"] }
 agents:
   - name: strict

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 /// The test network, and ending sockets of others.
 const NEEDED: &[&str] = &["veth", "tcp_diag", "udp_diag"];
 /// What agents must not use, or what must not help them, where the kernel has it.
-const WANTED: &[&str] = &["sctp", "dccp_ipv4", "dccp_ipv6", "l2tp_ip", "l2tp_ip6", "overlay"];
+const WANTED: &[&str] =
+    &["sctp", "dccp_ipv4", "dccp_ipv6", "l2tp_ip", "l2tp_ip6", "overlay", "vsock_loopback"];
 
 /// In the order in which to load them.
 pub(super) fn in_order(directory: &Path) -> Result<Vec<PathBuf>> {
