@@ -18,10 +18,7 @@ use agent_enforcer_common::{
 };
 
 use crate::{
-    maps::{
-        identities, state,
-        verdicts::{self, Found},
-    },
+    maps::{identities, state, verdicts},
     report::{Case, lives},
 };
 
@@ -93,100 +90,126 @@ pub(crate) enum Answer {
 }
 
 impl Permit {
-    #[inline(always)]
-    const fn of(found: &Found) -> Self {
-        let Found { expires_ns, grant, tool, reason, action: _, flags, tally, _pad: _ } = *found;
-        Self { expires_ns, grant, tool, reason, flags: flags as u16, tally, _pad: 0 }
-    }
+    pub(crate) const NONE: Self = Self {
+        expires_ns: 0,
+        grant: GrantId::NONE,
+        tool: ToolId::NONE,
+        reason: 0,
+        flags: 0,
+        tally: 0,
+        _pad: 0,
+    };
 }
 
 /// The answer that most calls get: an exact verdict that admits every one.
 #[inline(always)]
 pub(crate) fn look_up_exact(exec: ExecId, destination: Destination) -> Option<Permit> {
-    let found = verdicts::exact(&VerdictKey { exec, destination }, state::generation())?;
-    (found.action == Action::Allow as u8 && found.flags == 0).then_some(Permit::of(&found))
+    let mut permit = Permit::NONE;
+    let key = VerdictKey { exec, destination };
+    let action = verdicts::exact(&key, state::generation(), &mut permit)?;
+    (action == Action::Allow as u8 && permit.flags == 0).then_some(permit)
 }
+
+const ALLOWED: u32 = 1;
+const DENIED: u32 = 2;
+const UNATTESTED: u32 = 3;
+const UNANSWERED: u32 = 4;
 
 /// Looks the question up.
 #[inline(always)]
 pub(crate) fn look_up<const CURRENT: bool>(case: &Case<CURRENT>, purpose: Purpose) -> Answer {
-    let generation = state::generation();
-    let key = VerdictKey { exec: case.tag.exec, destination: case.destination };
-    if let Some(verdict) = verdicts::exact(&key, generation) {
-        match Action::from_raw(verdict.action) {
-            Some(Action::Allow) => {
-                let once = verdict.flags & VERDICT_ONCE != 0;
-                let flow_only = verdict.flags & VERDICT_FLOW_ONLY != 0;
-                let admits = match purpose {
-                    Purpose::NewCall => !flow_only && (!once || verdicts::take(&key)),
-                    Purpose::LiveFlow => !once,
-                    Purpose::Peek => !flow_only,
-                };
-                if admits {
-                    return Answer::Allow(Permit::of(&verdict));
-                }
-            }
-            Some(Action::Deny) => {
-                return Answer::Deny(Refusal {
-                    reason: verdict.reason,
-                    grant: verdict.grant,
-                    tool: verdict.tool,
-                });
-            }
-            None => return Answer::Deny(Refusal::new(Reason::Internal)),
+    let mut permit = Permit::NONE;
+    match ae_look_up((&raw const *case).cast(), purpose as u32, &raw mut permit) {
+        ALLOWED => Answer::Allow(permit),
+        UNATTESTED => Answer::Unknown { attested: false },
+        UNANSWERED => Answer::Unknown { attested: true },
+        _ => {
+            Answer::Deny(Refusal { reason: permit.reason, grant: permit.grant, tool: permit.tool })
         }
-    }
-    let Some(identity) = identities::get(&case.tag.exec) else {
-        return Answer::Unknown { attested: false };
-    };
-    if identity.reason != Reason::None.raw() {
-        return Answer::Deny(Refusal {
-            reason: identity.reason,
-            grant: GrantId::NONE,
-            tool: ToolId::NONE,
-        });
-    }
-    let port = case.destination.port();
-    let permit = verdicts::prefix(instance_scope(case.tag.instance), &case.destination, generation)
-        .and_then(|table| port_rule(table, port))
-        .or_else(|| {
-            verdicts::prefix(agent_scope(case.tag.agent), &case.destination, generation)
-                .and_then(|table| port_rule(table, port))
-        });
-    match permit {
-        Some(permit) => Answer::Allow(permit),
-        None => Answer::Unknown { attested: true },
     }
 }
 
+/// VERIFIER: a global function, which is verified once, whoever calls it in whatever state
+/// (kernel/bpf/verifier.c `do_check_subprogs`, 5.6). It gets memory of a known size, and numbers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ae_look_up(case: *const Case<true>, purpose: u32, permit: *mut Permit) -> u32 {
+    if case.is_null() || permit.is_null() {
+        return DENIED;
+    }
+    // SAFETY: the verifier holds callers to it.
+    let (case, permit) = unsafe { (&*case, &mut *permit) };
+    // Keys are copies: before 6.2 what is handed over is no memory for one (kernel/bpf/verifier.c
+    // `map_key_value_types`).
+    let key = VerdictKey { exec: case.tag.exec, destination: case.destination };
+    let key = &key;
+    let generation = state::generation();
+    if let Some(action) = verdicts::exact(key, generation, permit) {
+        match Action::from_raw(action) {
+            Some(Action::Allow) => {
+                let once = permit.is_taken();
+                let flow_only = permit.flags & u16::from(VERDICT_FLOW_ONLY) != 0;
+                let admits = if purpose == Purpose::NewCall as u32 {
+                    !flow_only && (!once || verdicts::take(key))
+                } else if purpose == Purpose::LiveFlow as u32 {
+                    !once
+                } else {
+                    !flow_only
+                };
+                if admits {
+                    return ALLOWED;
+                }
+            }
+            Some(Action::Deny) => return DENIED,
+            None => {
+                *permit = Permit { reason: Reason::Internal.raw(), ..Permit::NONE };
+                return DENIED;
+            }
+        }
+    }
+    let Some(identity) = identities::get(&key.exec) else { return UNATTESTED };
+    if identity.reason != Reason::None.raw() {
+        *permit = Permit { reason: identity.reason, ..Permit::NONE };
+        return DENIED;
+    }
+    let destination = &key.destination;
+    let port = destination.port();
+    for scope in [instance_scope(case.tag.instance), agent_scope(case.tag.agent)] {
+        if let Some(table) = verdicts::prefix(scope, destination, generation)
+            && apply_rule(table, port, permit)
+        {
+            return ALLOWED;
+        }
+    }
+    UNANSWERED
+}
+
+/// Writes the permit of the rule that covers the port; false where none does.
 #[inline(always)]
 #[expect(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     reason = "the loop's own condition bounds the index"
 )]
-fn port_rule(table: &PortTable, port: u16) -> Option<Permit> {
+fn apply_rule(table: &PortTable, port: u16, permit: &mut Permit) -> bool {
     let mut position = 0;
     while position < PORT_RULES {
         if position as u32 >= table.length {
-            return None;
+            return false;
         }
         let rule = &table.rules[position];
         if rule.first <= port && port <= rule.last && lives(rule.expires_ns) {
             let reason =
                 if rule.grant.is_none() { Reason::AllowedStanding } else { Reason::AllowedGrant };
-            let reason = reason.raw();
-            return Some(Permit {
-                expires_ns: rule.expires_ns,
-                grant: rule.grant,
-                tool: rule.tool,
-                reason,
-                flags: 0,
-                tally: 0,
-                _pad: 0,
-            });
+            permit.expires_ns = rule.expires_ns;
+            permit.grant = rule.grant;
+            permit.tool = rule.tool;
+            permit.reason = reason.raw();
+            permit.flags = 0;
+            permit.tally = 0;
+            return true;
         }
         position += 1;
     }
-    None
+    false
 }

@@ -39,6 +39,7 @@ const COMM_BYTES: u32 = 16;
 
 /// One call or packet of an agent's process. `CURRENT`: the hook runs in that process, so that
 /// its user, cgroup and name are known.
+#[repr(C)]
 pub(crate) struct Case<const CURRENT: bool> {
     pub(crate) tag: ProcessTag,
     pub(crate) destination: Destination,
@@ -49,7 +50,11 @@ pub(crate) struct Case<const CURRENT: bool> {
     pub(crate) tgid: u32,
     pub(crate) hook: Hook,
     pub(crate) flags: u8,
+    /// Zero: it is handed to a function that reads all of it.
+    pub(crate) _pad: u16,
 }
+
+const _: () = assert!(size_of::<Case<true>>() == 96, "padding is uninitialised");
 
 impl Case<true> {
     /// A call of the current process where the context knows of no socket, or not yet.
@@ -61,7 +66,17 @@ impl Case<true> {
         hook: Hook,
     ) -> Self {
         let request = RequestId::NONE;
-        Self { tag, destination, socket_cookie: 0, netns_cookie: 0, request, tgid, hook, flags: 0 }
+        Self {
+            tag,
+            destination,
+            socket_cookie: 0,
+            netns_cookie: 0,
+            request,
+            tgid,
+            hook,
+            flags: 0,
+            _pad: 0,
+        }
     }
 
     /// A call of the current process on the socket of a context.
@@ -81,7 +96,17 @@ impl Case<true> {
         let (socket_cookie, netns_cookie) =
             unsafe { (bpf_get_socket_cookie(ctx), netns_cookie(ctx)) };
         let request = RequestId::NONE;
-        Self { tag, destination, socket_cookie, netns_cookie, request, tgid, hook, flags: 0 }
+        Self {
+            tag,
+            destination,
+            socket_cookie,
+            netns_cookie,
+            request,
+            tgid,
+            hook,
+            flags: 0,
+            _pad: 0,
+        }
     }
 }
 

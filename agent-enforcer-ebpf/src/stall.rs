@@ -125,6 +125,7 @@ pub(crate) fn wait<const CURRENT: bool>(case: &Case<CURRENT>) -> bool {
 extern "C" fn watch_one(_turn: u64, context: *mut c_void) -> u64 {
     // SAFETY: the context is the caller's `Watch`.
     let watch = unsafe { &mut *context.cast::<Watch>() };
-    watch.answered = verdicts::exact(&watch.key, state::generation()).is_some();
+    let mut permit = Permit::NONE;
+    watch.answered = verdicts::exact(&watch.key, state::generation(), &mut permit).is_some();
     u64::from(watch.answered)
 }

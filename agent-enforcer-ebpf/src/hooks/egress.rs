@@ -349,6 +349,7 @@ impl Flow {
             tgid: self.tag.tgid,
             hook: Hook::Egress,
             flags: if live { CALL_LIVE_FLOW } else { 0 },
+            _pad: 0,
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Decisions: the exact cache and the allowed prefixes. Written by the daemon only.
 
-use core::ptr::read_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
 use agent_enforcer_common::{
     destination::Destination,
-    id::{Generation, GrantId, ToolId},
+    id::Generation,
     verdict::{PREFIX_FIXED_BITS, PortTable, PrefixKey, Verdict, VerdictKey},
 };
 use aya_ebpf::{
@@ -12,7 +12,7 @@ use aya_ebpf::{
     maps::{LpmTrie, LruHashMap, lpm_trie::Key},
 };
 
-use crate::report::lives;
+use crate::{decide::Permit, report::lives};
 
 #[map]
 static AE_VERDICTS: LruHashMap<VerdictKey, Verdict> = LruHashMap::with_max_entries(65_536, 0);
@@ -23,42 +23,28 @@ const NO_PREALLOC: u32 = 1;
 #[map]
 static AE_PREFIXES: LpmTrie<PrefixKey, PortTable> = LpmTrie::with_max_entries(1 << 20, NO_PREALLOC);
 
-/// What an exact verdict says.
-pub(crate) struct Found {
-    pub(crate) expires_ns: u64,
-    pub(crate) grant: GrantId,
-    pub(crate) tool: ToolId,
-    pub(crate) reason: u16,
-    pub(crate) action: u8,
-    pub(crate) flags: u8,
-    pub(crate) tally: u32,
-    pub(crate) _pad: u32,
-}
-
-const _: () = assert!(size_of::<Found>() == 32, "padding is copied uninitialised");
-
-/// The exact verdict, if it was made in `generation` and has not expired.
+/// The exact verdict, if it was made in `generation` and has not expired: its action, and the terms of
+/// a permit, which are written in any case.
 #[inline(always)]
-pub(crate) fn exact(key: &VerdictKey, generation: Generation) -> Option<Found> {
+pub(crate) fn exact(key: &VerdictKey, generation: Generation, permit: &mut Permit) -> Option<u8> {
     let verdict = AE_VERDICTS.get_ptr(key)?;
     // SAFETY: the map's elements stay its own for ever. An element may be taken for another key
     // while it is read here (kernel/bpf/bpf_lru_list.c has no grace period), so the key in the
-    // value is read last: what belongs to another question is no answer.
-    let (made_in, found, made_for) = unsafe {
-        let found = Found {
-            expires_ns: read_volatile(&raw const (*verdict).expires_ns),
-            grant: read_volatile(&raw const (*verdict).grant),
-            tool: read_volatile(&raw const (*verdict).tool),
-            reason: read_volatile(&raw const (*verdict).reason),
-            action: read_volatile(&raw const (*verdict).action),
-            flags: read_volatile(&raw const (*verdict).flags),
-            tally: read_volatile(&raw const (*verdict).tally),
-            _pad: 0,
-        };
+    // value is read last: what belongs to another question is no answer. Each term is written at
+    // once, so that few of them need a place on the stack.
+    let (made_in, action, made_for) = unsafe {
+        let flags: u8 = read_volatile(&raw const (*verdict).flags);
+        write_volatile(&raw mut permit.expires_ns, read_volatile(&raw const (*verdict).expires_ns));
+        write_volatile(&raw mut permit.grant, read_volatile(&raw const (*verdict).grant));
+        write_volatile(&raw mut permit.tool, read_volatile(&raw const (*verdict).tool));
+        write_volatile(&raw mut permit.reason, read_volatile(&raw const (*verdict).reason));
+        write_volatile(&raw mut permit.flags, u16::from(flags));
+        write_volatile(&raw mut permit.tally, read_volatile(&raw const (*verdict).tally));
+        let action = read_volatile(&raw const (*verdict).action);
         let generation = read_volatile(&raw const (*verdict).generation);
-        (generation, found, read_volatile(&raw const (*verdict).key))
+        (generation, action, read_volatile(&raw const (*verdict).key))
     };
-    (made_for == *key && made_in == generation && lives(found.expires_ns)).then_some(found)
+    (made_for == *key && made_in == generation && lives(permit.expires_ns)).then_some(action)
 }
 
 /// Takes a verdict that admits one call; true for exactly one taker.
