@@ -76,11 +76,6 @@ pub(crate) fn run(options: Options) -> Result<()> {
     }
 }
 
-/// Runs the tests that need the LSM plane, on these kernels.
-pub(crate) fn lsm_plane(kernels: Vec<String>) -> Result<()> {
-    vm::run(vm::Options::of_program(kernels, "lsm"))
-}
-
 /// Runs every suite on this machine.
 pub(crate) fn here() -> Result<()> {
     let workspace = Workspace::find()?;

@@ -49,13 +49,6 @@ pub(crate) struct Options {
     program: Option<String>,
 }
 
-impl Options {
-    /// Every test of one program.
-    pub(crate) fn of_program(kernels: Vec<String>, program: &str) -> Self {
-        Self { kernels, only: None, program: Some(program.to_owned()) }
-    }
-}
-
 /// A program with tests, built.
 struct Program {
     name: String,
