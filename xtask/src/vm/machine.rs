@@ -20,12 +20,13 @@ const QEMU: &str = "qemu-system-x86_64";
 /// and a kernel that is interrupted just then dies. Page tables of five levels only cost time, and so
 /// do "enhanced" copies: emulation makes them byte by byte, which doubles what the verifier takes.
 const PROCESSOR: &str = "max,cx16=off,la57=off,erms=off";
-/// An oops ends the machine. The emulated time stamp counters agree, although the kernel has no way
+/// An oops ends the machine. Whether the timer ticks is not asked: on a busy host a tick comes too late
+/// for the kernel, which then dies. The emulated time stamp counters agree, although the kernel has no way
 /// to know; every other clock is a device. Nothing hostile shares the machine, so that it goes without
 /// what only costs time: code at random addresses is translated again for each process. The verifier
 /// alone may keep a processor for a minute, which is no lock-up. Without `cmpxchg16b` BPF gets memory
 /// from 7.x on only out of caches that are checked (mm/slub.c `kmalloc_nolock`).
-const COMMAND_LINE: &str = "oops=panic panic=-1 tsc=reliable norandmaps mitigations=off \
+const COMMAND_LINE: &str = "oops=panic panic=-1 tsc=reliable no_timer_check norandmaps mitigations=off \
                             init_on_alloc=0 watchdog_thresh=60 slab_debug=F,kmalloc-*";
 /// Below warnings nothing is worth its time on a serial line.
 const CONSOLE: &str = "console=ttyS0 loglevel=5";
