@@ -7,7 +7,7 @@ use agent_enforcer_common::{
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
-const ASLEEP: u64 = 3;
+const ASLEEP: u64 = 2;
 
 fn template(port: u16) -> CallRecord {
     CallRecord {
