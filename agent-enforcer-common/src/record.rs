@@ -204,6 +204,10 @@ pub struct CallRecord {
     pub hook: u8,
     /// `CALL_*`.
     pub flags: u8,
+    /// The processor on which the hook ran.
+    pub cpu: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// A record about a process.
@@ -324,7 +328,7 @@ const _: () = {
     assert!(size_of::<ProcessFacts>() == 80);
     // The kernel side clears the name in words of eight bytes.
     assert!(core::mem::offset_of!(ProcessFacts, comm).is_multiple_of(8));
-    assert!(size_of::<CallRecord>() == 168);
+    assert!(size_of::<CallRecord>() == 176);
     assert!(size_of::<ProcessRecord>() == 96);
     assert!(size_of::<GuardRecord>() == 112);
 };

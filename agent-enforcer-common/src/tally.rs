@@ -24,7 +24,7 @@ pub struct Tally {
     /// The record of the call before the first, without what is that call's own; the daemon's.
     pub template: CallRecord,
     /// To whole cache lines: neighbours are counted on other CPUs.
-    pub _pad: [u64; 6],
+    pub _pad: [u64; 5],
 }
 
 const _: () = {

@@ -22,7 +22,8 @@ use aya_ebpf::{
         bpf_get_current_uid_gid,
         generated::{
             bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_netns_cookie,
-            bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns,
+            bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_ktime_get_boot_ns,
+            bpf_ktime_get_coarse_ns,
         },
     },
     maps::ring_buf::RingBufEntry,
@@ -227,6 +228,9 @@ fn write_call<const CURRENT: bool>(
     record.reason = reason;
     record.hook = case.hook as u8;
     record.flags = case.flags | flags;
+    // SAFETY: the helper has no arguments and cannot fail.
+    record.cpu = unsafe { bpf_get_smp_processor_id() };
+    record._pad = 0;
 }
 
 /// Asks the daemon; no number when the ring is full.

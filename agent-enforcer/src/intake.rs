@@ -5,6 +5,7 @@
 //! to another thread. This thread's heartbeat is what the kernel side takes for the daemon's life.
 
 mod decode;
+mod seat;
 
 use std::{
     io,
@@ -26,6 +27,7 @@ use rustix::{
 
 pub use decode::{DecodeError, Record, decode};
 
+use self::seat::Seat;
 use crate::engine::{Engine, Message, Next};
 
 /// How long the thread looks again before it sleeps: waking it costs the next caller more.
@@ -123,6 +125,7 @@ pub fn run(
     }
     // With one CPU, looking again only keeps the caller from running.
     let spins = thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
+    let mut seat = Seat::of_this_thread();
     let mut last_work = Instant::now();
     loop {
         let mut worked = false;
@@ -130,7 +133,12 @@ pub fn run(
             let Some(bytes) = ring.next() else { break };
             worked = true;
             match decode(&bytes) {
-                Ok(record) => engine.on_record(&record),
+                Ok(record) => {
+                    engine.on_record(&record);
+                    if let Record::Request(question, _) = record {
+                        seat.leave_to(question.cpu);
+                    }
+                }
                 Err(error) => engine.on_bad_record(&error),
             }
         }

@@ -294,7 +294,7 @@ impl Pending {
 mod tests {
     use agent_enforcer_common::{
         destination::PROTOCOL_TCP,
-        id::{AgentId, GrantId},
+        id::AgentId,
         record::{ProcessFacts, RecordHeader},
     };
 
@@ -311,13 +311,9 @@ mod tests {
             destination: destination(),
             request: RequestId::new(100 + cookie),
             socket_cookie: cookie,
-            netns_cookie: 0,
             generation: 1,
-            grant: GrantId::NONE,
-            tool: ToolId::NONE,
-            reason: 0,
             hook: 1,
-            flags: 0,
+            ..CallRecord::default()
         };
         WaitingCall::new(record, Hook::Connect)
     }
