@@ -29,6 +29,8 @@ pub enum PeerFamily {
     Netlink = 3,
     /// A socket of any other family (`AF_*`), at its creation.
     Socket = 4,
+    /// An IP address and port of this host, and a transport protocol: others may call there.
+    Listen = 5,
 }
 
 impl PeerFamily {
@@ -41,6 +43,7 @@ impl PeerFamily {
             2 => Some(Self::Vsock),
             3 => Some(Self::Netlink),
             4 => Some(Self::Socket),
+            5 => Some(Self::Listen),
             _ => None,
         }
     }
@@ -89,6 +92,13 @@ impl Destination {
         let link_local = high >> 54 == 0xfe80 >> 6 || high >> 48 & 0xff0f == 0xff02;
         let scope = if link_local { scope } else { 0 };
         Self { address_be: [high.to_be(), low.to_be()], scope, port, protocol, family: IP }
+    }
+
+    /// An address of this host, as the place where it is called.
+    #[inline(always)]
+    #[must_use]
+    pub const fn listening(self) -> Self {
+        Self { family: PeerFamily::Listen as u8, ..self }
     }
 
     /// For a record about a socket or packet that goes nowhere yet.
@@ -211,12 +221,13 @@ fn halves(address: std::net::Ipv6Addr) -> [u64; 2] {
 
 #[cfg(feature = "user")]
 impl std::fmt::Display for Destination {
-    /// `127.0.0.1:80/tcp`, `[fe80::1%3]:53/udp`, `vsock:2:1024`, `netlink:16`, `family:17`; a unix
+    /// `127.0.0.1:80/tcp`, `[fe80::1%3]:53/udp`, `listen:127.0.0.1:80/tcp`, `vsock:2:1024`, `netlink:16`, `family:17`; a unix
     /// socket by the number of its peer, `unix:#7`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [high, low] = self.numbers();
         match PeerFamily::from_raw(self.family) {
             Some(PeerFamily::Ip) => {}
+            Some(PeerFamily::Listen) => f.write_str("listen:")?,
             Some(PeerFamily::Unix) => return write!(f, "unix:#{low}"),
             Some(PeerFamily::Vsock) => return write!(f, "vsock:{high}:{low}"),
             Some(PeerFamily::Netlink) => return write!(f, "netlink:{low}"),
@@ -279,6 +290,16 @@ mod tests {
             assert_ne!(peer.kind(), ip.kind());
             assert_ne!(peer, Destination { address_be: peer.address_be, ..ip });
         }
+    }
+
+    #[test]
+    fn own_address_that_is_called_is_no_destination_of_calls() {
+        let peer = Destination::v4(0xc000_0201, 80, PROTOCOL_TCP);
+        let own = peer.listening();
+        assert_eq!(own.to_string(), "listen:192.0.2.1:80/tcp");
+        assert_ne!(own, peer);
+        assert_ne!(own.kind(), peer.kind());
+        assert_eq!((own.octets(), own.port()), (peer.octets(), peer.port()));
     }
 
     #[test]

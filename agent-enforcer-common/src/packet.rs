@@ -1,8 +1,8 @@
-//! Where a packet really goes: its headers, not the address that its sender named.
+//! Where a packet really goes, or comes from: its headers, not the address that its sender named.
 //!
-//! In: a packet from its network header on. Out: its [`Destination`], or why it can't be trusted
-//! to have one: IP options and routing headers send it elsewhere than its header says, and an
-//! agent needs neither.
+//! In: a packet from its network header on. Out: the [`Destination`] at one of its ends, or why it
+//! can't be trusted to have one: IP options and routing headers send it elsewhere than its header
+//! says, and an agent needs neither.
 
 use crate::{
     destination::{Destination, PROTOCOL_TCP, PROTOCOL_UDP},
@@ -26,10 +26,19 @@ pub trait Load {
     fn words_be<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
 }
 
+/// Which end of a packet decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Where it goes: of what this host began.
+    Receiver,
+    /// Where it comes from: of what others began by calling this host.
+    Sender,
+}
+
 /// What egress needs of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Its peer.
+    /// The end that decides: its peer, or the address of this host that was called.
     pub destination: Destination,
     /// Offset of the transport header.
     transport: u32,
@@ -40,20 +49,20 @@ pub struct Packet {
 impl Packet {
     /// Reads the headers. `interface` is the index of the interface it leaves by.
     #[inline(always)]
-    pub fn parse(packet: &impl Load, interface: u32) -> Result<Self, Reason> {
+    pub fn parse(packet: &impl Load, interface: u32, end: End) -> Result<Self, Reason> {
         // Every packet that can be judged is longer; one read has all of IPv4 without options.
         let start = packet.words_be::<6>(0).ok_or(Reason::MalformedPacket)?;
         match start[0].to_ne_bytes()[0] >> 4 {
-            4 => Self::parse_v4(start.map(u32::from_be)),
-            6 => Self::parse_v6(packet, interface),
+            4 => Self::parse_v4(start.map(u32::from_be), end),
+            6 => Self::parse_v6(packet, interface, end),
             _ => Err(Reason::MalformedPacket),
         }
     }
 
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the fields are the low bits of a word")]
-    fn parse_v4(header: [u32; 6]) -> Result<Self, Reason> {
-        let [version_length, fragment, protocol, _source, address, ports] = header;
+    fn parse_v4(header: [u32; 6], end: End) -> Result<Self, Reason> {
+        let [version_length, fragment, protocol, source, address, ports] = header;
         if version_length >> 24 & 0x0f != 5 {
             return Err(Reason::SourceRoute);
         }
@@ -65,27 +74,39 @@ impl Packet {
         if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
             return Err(Reason::ProtocolNotAllowed);
         }
-        let destination = Destination::v4(address, ports as u16, protocol);
+        let destination = match end {
+            End::Receiver => Destination::v4(address, ports as u16, protocol),
+            End::Sender => Destination::v4(source, (ports >> 16) as u16, protocol).listening(),
+        };
         Ok(Self { destination, transport: 20, length: version_length & 0xffff })
     }
 
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the fields are the low bits of a word")]
-    fn parse_v6(packet: &impl Load, interface: u32) -> Result<Self, Reason> {
+    fn parse_v6(packet: &impl Load, interface: u32, end: End) -> Result<Self, Reason> {
         let header = packet.words_be::<11>(0).ok_or(Reason::MalformedPacket)?.map(u32::from_be);
-        let [_, length_next, _, _, _, _, a, b, c, d, ports] = header;
+        let [_, length_next, source_a, source_b, source_c, source_d, a, b, c, d, ports] = header;
+        let [a, b, c, d] = match end {
+            End::Receiver => [a, b, c, d],
+            End::Sender => [source_a, source_b, source_c, source_d],
+        };
         let address = [u64::from(a) << 32 | u64::from(b), u64::from(c) << 32 | u64::from(d)];
-        let (protocol, transport, port) = match (length_next >> 8) as u8 {
-            next @ (PROTOCOL_TCP | PROTOCOL_UDP) => (next, 40, ports as u16),
+        let (protocol, transport, ports) = match (length_next >> 8) as u8 {
+            next @ (PROTOCOL_TCP | PROTOCOL_UDP) => (next, 40, ports),
             next => Self::behind_extensions(packet, next)?,
         };
-        let destination = Destination::v6(address, interface, port, protocol);
+        let destination = match end {
+            End::Receiver => Destination::v6(address, interface, ports as u16, protocol),
+            End::Sender => {
+                Destination::v6(address, interface, (ports >> 16) as u16, protocol).listening()
+            }
+        };
         Ok(Self { destination, transport, length: 40 + (length_next >> 16) })
     }
 
-    /// Protocol, offset and port of a transport header behind extension headers.
+    /// Protocol, offset and ports of a transport header behind extension headers.
     #[inline(always)]
-    fn behind_extensions(packet: &impl Load, next: u8) -> Result<(u8, u32, u16), Reason> {
+    fn behind_extensions(packet: &impl Load, next: u8) -> Result<(u8, u32, u32), Reason> {
         let mut protocol = next;
         let mut transport = 40;
         let mut extension = 0;
@@ -102,7 +123,7 @@ impl Packet {
             }
             extension += 1;
         }
-        Ok((protocol, transport, port(packet, protocol, transport)?))
+        Ok((protocol, transport, ports(packet, protocol, transport)?))
     }
 
     /// Whether it is a TCP reset that carries nothing.
@@ -122,10 +143,10 @@ impl Packet {
 }
 
 #[inline(always)]
-fn port(packet: &impl Load, protocol: u8, transport: u32) -> Result<u16, Reason> {
+fn ports(packet: &impl Load, protocol: u8, transport: u32) -> Result<u32, Reason> {
     match protocol {
         PROTOCOL_TCP | PROTOCOL_UDP => {
-            packet.bytes::<2>(transport + 2).map(u16::from_be_bytes).ok_or(Reason::MalformedPacket)
+            packet.bytes::<4>(transport).map(u32::from_be_bytes).ok_or(Reason::MalformedPacket)
         }
         _ => Err(Reason::ProtocolNotAllowed),
     }
@@ -179,8 +200,12 @@ mod tests {
         packet
     }
 
+    fn end_of(bytes: &[u8], end: End) -> Result<String, Reason> {
+        Packet::parse(&Bytes(bytes), 3, end).map(|packet| packet.destination.to_string())
+    }
+
     fn parsed(bytes: &[u8]) -> Result<String, Reason> {
-        Packet::parse(&Bytes(bytes), 3).map(|packet| packet.destination.to_string())
+        end_of(bytes, End::Receiver)
     }
 
     #[test]
@@ -188,6 +213,22 @@ mod tests {
         assert_eq!(parsed(&v4(PROTOCOL_TCP)).unwrap(), "192.0.2.7:443/tcp");
         let udp = v6(&[PROTOCOL_UDP, 0, 0, 0, 53, 0, 8, 0, 0]);
         assert_eq!(parsed(&udp).unwrap(), "[fe80::9%3]:53/udp");
+    }
+
+    #[test]
+    fn reads_where_the_packet_comes_from() {
+        let mut tcp = v4(PROTOCOL_TCP);
+        tcp[12..16].copy_from_slice(&[198, 51, 100, 9]);
+        tcp[20..22].copy_from_slice(&8080u16.to_be_bytes());
+        assert_eq!(end_of(&tcp, End::Sender).unwrap(), "listen:198.51.100.9:8080/tcp");
+        let mut tcp = v6(&[PROTOCOL_TCP, 0x1f, 0x90, 0, 53, 0, 8, 0, 0]);
+        tcp[8..24].copy_from_slice(&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+        assert_eq!(end_of(&tcp, End::Sender).unwrap(), "listen:[2001:db8::7]:8080/tcp");
+        let mut behind = v6(&[NEXT_DESTINATION_OPTIONS, 6, 0, 0, 0, 0, 0, 0, 0, 0x1f, 0x90, 0, 53]);
+        behind[8] = 0xfe;
+        behind[9] = 0x80;
+        assert_eq!(end_of(&behind, End::Sender).unwrap(), "listen:[fe80::%3]:8080/tcp");
+        assert_eq!(parsed(&behind).unwrap(), "[fe80::9%3]:53/tcp");
     }
 
     #[test]
@@ -220,11 +261,11 @@ mod tests {
     fn a_reset_with_data_is_not_bare() {
         let mut reset = v4(PROTOCOL_TCP);
         reset[33] = TCP_RESET;
-        let packet = Packet::parse(&Bytes(&reset), 0).unwrap();
+        let packet = Packet::parse(&Bytes(&reset), 0, End::Receiver).unwrap();
         assert!(packet.is_bare_reset(&Bytes(&reset)));
         reset[3] = 41;
         reset.push(b'x');
-        let packet = Packet::parse(&Bytes(&reset), 0).unwrap();
+        let packet = Packet::parse(&Bytes(&reset), 0, End::Receiver).unwrap();
         assert!(!packet.is_bare_reset(&Bytes(&reset)));
     }
 }

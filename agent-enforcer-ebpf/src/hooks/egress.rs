@@ -3,13 +3,15 @@
 //! Questions, in order: is the socket tagged (a host's socket is not); does the packet go where
 //! the tag was decided for, in the generation in force, before its expiry. If so it passes. If
 //! not, the flow is judged again with the identity in the tag, which only the call hooks write.
+//! Connections that others begin are judged by the address of this host that they call: first when
+//! the listener answers (its SYN-ACK), whose tag each of them inherits.
 //! TCP packets are dropped with an error that the stack ignores, so it retransmits; datagrams of
 //! an open decision are lost without an error.
 
 use agent_enforcer_common::{
-    destination::{Destination, PROTOCOL_UDP},
+    destination::{Destination, PROTOCOL_UDP, PeerFamily},
     id::{GrantId, RequestId, ToolId},
-    packet::{Load, Packet},
+    packet::{End, Load, Packet},
     process::ProcessTag,
     reason::Reason,
     record::{CALL_LIVE_FLOW, Hook},
@@ -32,6 +34,8 @@ use crate::{
 
 /// A question of this age was not answered soon, ns: its SYN comes twice a second from then on.
 const SELDOM_NS: u64 = 250_000_000;
+/// `TCP_LISTEN`.
+const LISTEN: u32 = 10;
 
 /// What the hook does with a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -127,8 +131,15 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> PacketOutcome {
 /// what runs for every packet fits into the instruction cache, and the two never share the stack.
 #[inline(never)]
 fn is_settled(skb: *mut __sk_buff, tag: &SocketTag) -> bool {
-    Packet::parse(&PlainHeaders(skb), interface(skb))
+    let end = if was_called(tag) { End::Sender } else { End::Receiver };
+    Packet::parse(&PlainHeaders(skb), interface(skb), end)
         .is_ok_and(|packet| call::is_settled(tag, &packet.destination))
+}
+
+/// Whether a socket answers those who call it: a listener that did, or what it accepted.
+#[inline(always)]
+fn was_called(tag: &SocketTag) -> bool {
+    tag.destination.family() == PeerFamily::Listen as u8
 }
 
 #[inline(always)]
@@ -148,8 +159,11 @@ fn look_closely(skb: *mut __sk_buff) -> PacketOutcome {
     }
     // SAFETY: as in `egress`.
     let Some(tag) = (unsafe { tags::get(sk) }) else { return PacketOutcome::Pass };
-    let packet = Packet::parse(&Skb(skb), interface(skb));
-    let mut flow = Flow { skb, tag };
+    // SAFETY: a plain field of that socket (net/core/filter.c `bpf_sock_common_is_valid_access`, 5.1).
+    let listens = unsafe { core::ptr::read_volatile(&raw const (*sk).state) } == LISTEN;
+    let end = if listens || was_called(tag) { End::Sender } else { End::Receiver };
+    let packet = Packet::parse(&Skb(skb), interface(skb), end);
+    let mut flow = Flow { skb, tag, listens };
     match packet {
         Ok(packet) => match hide(packet) {
             Some(packet) => flow.check(&packet),
@@ -182,12 +196,16 @@ fn hide(packet: Packet) -> Option<Packet> {
 enum Told {
     Yes,
     No,
+    /// This listener has had the same denial before: who calls it again and again tells no more.
+    Before,
 }
 
 /// A tagged socket and the packet that it sends.
 struct Flow {
     skb: *mut __sk_buff,
     tag: &'static mut SocketTag,
+    /// It is a listener: no flow that could end, each call of it is a new one.
+    listens: bool,
 }
 
 impl Flow {
@@ -198,6 +216,10 @@ impl Flow {
         }
         let same = self.tag.destination == packet.destination;
         let state = if same { FlowState::from_raw(self.tag.state) } else { None };
+        let state = match state {
+            Some(FlowState::Ended | FlowState::Denied) if self.listens => None,
+            state => state,
+        };
         match state {
             // It ended; a new grant is for new calls.
             Some(FlowState::Ended) => {
@@ -226,7 +248,7 @@ impl Flow {
 
     #[inline(always)]
     fn rejudge(&mut self, destination: Destination, state: Option<FlowState>) -> PacketOutcome {
-        let live = state.is_some() && self.tag.flags & TAG_ADMITTED != 0;
+        let live = !self.listens && state.is_some() && self.tag.flags & TAG_ADMITTED != 0;
         let pending = state == Some(FlowState::Pending);
         let past = if live {
             Past { purpose: Purpose::LiveFlow, grant: self.tag.grant }
@@ -317,6 +339,7 @@ impl Flow {
         told: Told,
     ) -> PacketOutcome {
         let held = self.tag.state == FlowState::Pending as u8;
+        let told = if self.has_told(case, refusal) { Told::Before } else { told };
         call::aim(self.tag, &case.destination);
         self.tag.generation = state::generation();
         self.tag.reason = refusal.reason;
@@ -326,6 +349,17 @@ impl Flow {
             return PacketOutcome::Lose;
         }
         outcome
+    }
+
+    /// Whether a listener's last denial was the same.
+    #[inline(always)]
+    fn has_told(&self, case: &Case<false>, refusal: &Refusal) -> bool {
+        let tag = &self.tag;
+        self.listens
+            && tag.state == FlowState::Denied as u8
+            && tag.reason == refusal.reason
+            && tag.generation == state::generation()
+            && tag.destination == case.destination
     }
 
     #[inline(always)]
@@ -361,6 +395,7 @@ fn refuse(case: &Case<false>, refusal: &Refusal, told: Told) -> PacketOutcome {
         return PacketOutcome::Pass;
     }
     match told {
+        Told::Before => counters::count_reason(refusal.reason),
         Told::Yes if is_udp(&case.destination) => counters::count_reason(refusal.reason),
         Told::Yes => report::flow_denied(case, refusal),
         Told::No => report::denied(case, refusal),

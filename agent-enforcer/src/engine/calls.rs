@@ -252,7 +252,14 @@ fn denial_end_ns(destination: &Destination, now_ns: u64) -> u64 {
     }
 }
 
-/// Whether a call's packets can be held and its flow be reset.
+/// Whether a flow can be reset: one that was called, or one that was accepted.
+fn is_tcp_flow(destination: &Destination) -> bool {
+    let family = destination.family();
+    (family == PeerFamily::Ip as u8 || family == PeerFamily::Listen as u8)
+        && destination.protocol() == PROTOCOL_TCP
+}
+
+/// Whether a call's packets can be held.
 fn is_tcp(destination: &Destination) -> bool {
     destination.family() == PeerFamily::Ip as u8 && destination.protocol() == PROTOCOL_TCP
 }
@@ -263,7 +270,9 @@ mod tests {
 
     #[test]
     fn only_tcp_is_held_and_reset() {
-        assert!(is_tcp(&Destination::v4(1, 443, PROTOCOL_TCP)));
+        let peer = Destination::v4(1, 443, PROTOCOL_TCP);
+        assert!(is_tcp(&peer) && is_tcp_flow(&peer));
+        assert!(!is_tcp(&peer.listening()) && is_tcp_flow(&peer.listening()));
         for other in [
             Destination::v4(1, 53, 17),
             Destination::unix(6),
@@ -271,7 +280,7 @@ mod tests {
             Destination::netlink(6),
             Destination::socket(6),
         ] {
-            assert!(!is_tcp(&other), "{other}");
+            assert!(!is_tcp(&other) && !is_tcp_flow(&other), "{other}");
         }
     }
 

@@ -214,7 +214,7 @@ impl Peers {
     pub(super) fn name(&self, destination: &Destination) -> Option<PeerName> {
         let plain = |name| PeerName { name, detail: None, percent_encoded: false };
         match PeerFamily::from_raw(destination.family()) {
-            Some(PeerFamily::Ip) => None,
+            Some(PeerFamily::Ip | PeerFamily::Listen) => None,
             Some(PeerFamily::Unix) => Some(match self.of(destination) {
                 Some(known) => unix_name(known),
                 None => plain(match destination.numbers() {

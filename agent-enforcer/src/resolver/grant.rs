@@ -31,7 +31,7 @@ use agent_enforcer_common::{
 };
 
 pub use clock::{BootId, ClockError, Moment};
-pub use spec::{GrantSpecError, NewGrant, check_reason, check_spec};
+pub use spec::{GrantSpecError, LONGEST_LIFE, NewGrant, check_reason, check_spec};
 pub use store::GrantStore;
 pub use store_error::GrantStoreError;
 pub use table::{GrantMatch, GrantTable, UseError};

@@ -5,6 +5,7 @@
 //! prefix tables of the kernel side ([`compile`]). All of it is pure and synchronous: nothing
 //! here reads a clock, resolves a name or talks to the kernel.
 
+mod access_check;
 mod agent_check;
 mod compile;
 mod coverage;
@@ -12,6 +13,7 @@ mod directory;
 mod document;
 mod endpoint;
 mod error;
+mod listen;
 mod network;
 mod normal;
 mod place;
@@ -20,6 +22,7 @@ mod rule;
 mod schema;
 mod selector;
 mod tool_check;
+mod via;
 
 #[cfg(test)]
 mod compile_tests;
@@ -33,21 +36,24 @@ pub(in crate::resolver) mod testing;
 use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
 use agent_enforcer_common::{
-    destination::{Destination, PeerFamily},
+    destination::{Destination, PROTOCOL_TCP, PeerFamily},
     id::ToolId,
     reason::Reason,
 };
 use ipnet::IpNet;
 
+use access_check::CheckedAccess;
 pub use compile::{Compiled, ScopedPrefix, compile};
-use coverage::{AddressIndex, EndpointIndex};
+use coverage::{AddressIndex, EndpointIndex, Prefix};
 pub use endpoint::{Endpoint, EndpointProblem, family_word};
 pub use error::{Overlap, PolicyError, PolicyErrors, Problem};
+pub use listen::ListenRange;
 pub use place::Place;
 pub use plan::{PlannedTerm, SelectorPlan};
 pub use rule::{Ruling, explain_rule, rule};
 pub use schema::json_schema;
 pub use selector::{CgroupSelector, Term};
+pub use via::Via;
 
 /// A validated policy. Equal policies have equal tools and agents in equal order.
 #[derive(Clone, Debug)]
@@ -56,7 +62,10 @@ pub struct Policy {
     agents: Vec<Agent>,
     tool_names: HashMap<Arc<str>, usize>,
     agent_names: HashMap<Arc<str>, usize>,
+    principals: Option<Vec<Principal>>,
+    approvals: Approvals,
     addresses: AddressIndex,
+    listeners: AddressIndex,
     endpoints: EndpointIndex,
 }
 
@@ -77,6 +86,59 @@ pub struct Tool {
     pub ports: Vec<PortRange>,
     /// Transport protocols (`IPPROTO_*`) of `networks`, sorted.
     pub protocols: Vec<u8>,
+    /// Addresses of this host at which agents may be called over TCP, sorted.
+    pub listen: Vec<ListenRange>,
+    /// The only executables that may use it; empty for any.
+    pub via: Vec<Via>,
+    /// Whether each use needs an approver's yes.
+    pub approval: Approval,
+}
+
+/// Whether a tool's use needs an approver's yes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approval {
+    /// It does not.
+    None,
+    /// It does.
+    Required,
+}
+
+/// Somebody on whose behalf agents may act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// As grants name it.
+    pub name: Arc<str>,
+    /// The tools that agents may use for it at most; sorted.
+    pub tools: Vec<ToolId>,
+}
+
+/// Who may approve, and how that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approvals {
+    /// Who may.
+    pub approvers: Vec<Approver>,
+    /// How long a call waits for its approval.
+    pub wait: Duration,
+    /// Whether anybody is asked.
+    pub attendance: Attendance,
+}
+
+/// Somebody who may approve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approver {
+    /// As events name it.
+    pub name: Arc<str>,
+    /// The user id that it approves under.
+    pub uid: u32,
+}
+
+/// Whether somebody is there to approve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attendance {
+    /// Somebody is asked.
+    Attended,
+    /// Nobody is: what needs approval is denied at once.
+    Unattended,
 }
 
 /// Ports from `first` to `last`, both included, host byte order.
@@ -113,6 +175,19 @@ pub struct Agent {
     pub mode: Mode,
     /// `SO_MARK` of its sockets; `None` leaves the mark alone.
     pub socket_mark: Option<NonZeroU32>,
+    /// Whether it may have grants that nobody has signed.
+    pub local_grants: LocalGrants,
+    /// How long a signed grant of it may last.
+    pub max_grant_lifetime: Duration,
+}
+
+/// Whether root of this host may issue grants that nobody has signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalGrants {
+    /// It may.
+    Allow,
+    /// Only signed ones count.
+    Deny,
 }
 
 /// What becomes of a call that no grant covers.
@@ -160,25 +235,39 @@ impl Policy {
         let (sources, mut errors) = directory::read(dir)?;
         let tools = tool_check::check(&sources, &mut errors);
         let agents = agent_check::check(&sources, &tools, &mut errors);
+        let access = access_check::check(&sources, &tools, &mut errors);
+        access_check::refuse_unapprovable(&tools, &access.approvals, &mut errors);
         if errors.is_empty() && tools.names.is_empty() && agents.is_empty() {
             errors.push(PolicyError::new(Place::whole(dir), Problem::NothingNamed));
         }
         if !errors.is_empty() {
             return Err(PolicyErrors::new(errors));
         }
-        Ok(Self::assemble(tools.tools, agents))
+        Ok(Self::assemble(tools.tools, agents, access))
     }
 
     /// Indexes checked tools and agents. The ids of `tools` are their positions plus one.
-    fn assemble(tools: Vec<Tool>, agents: Vec<Agent>) -> Self {
+    fn assemble(tools: Vec<Tool>, agents: Vec<Agent>, access: CheckedAccess) -> Self {
         let positions = |names: Vec<&Arc<str>>| -> HashMap<Arc<str>, usize> {
             names.into_iter().enumerate().map(|(at, name)| (Arc::clone(name), at)).collect()
         };
         let tool_names = positions(tools.iter().map(|tool| &tool.name).collect());
         let agent_names = positions(agents.iter().map(|agent| &agent.name).collect());
-        let addresses = AddressIndex::new(&tools);
+        let addresses = AddressIndex::of_destinations(&tools);
+        let listeners = AddressIndex::of_listeners(&tools);
         let endpoints = EndpointIndex::new(&tools);
-        Self { tools, agents, tool_names, agent_names, addresses, endpoints }
+        let CheckedAccess { principals, approvals } = access;
+        Self {
+            tools,
+            agents,
+            tool_names,
+            agent_names,
+            principals,
+            approvals,
+            addresses,
+            listeners,
+            endpoints,
+        }
     }
 
     /// Every tool, in the order of its id.
@@ -209,6 +298,9 @@ impl Policy {
     /// The one tool that a destination belongs to. None for a unix socket, whose number says nothing:
     /// see [`Self::tool_with`].
     pub fn tool_at(&self, destination: &Destination) -> Option<&Tool> {
+        if destination.family() == PeerFamily::Listen as u8 {
+            return self.tool_called_at(destination);
+        }
         if destination.family() != PeerFamily::Ip as u8 {
             return self.endpoints.at(destination).and_then(|id| self.tool(id));
         }
@@ -216,6 +308,34 @@ impl Policy {
             .at(destination.octets())
             .filter_map(|id| self.tool(id))
             .find(|tool| tool.speaks(destination.protocol(), destination.port()))
+    }
+
+    /// The one tool that lets agents be called at an address of this host.
+    fn tool_called_at(&self, own: &Destination) -> Option<&Tool> {
+        let covering = self.listeners.covering(Prefix::host(own.octets()));
+        covering
+            .filter_map(|(prefix, id)| Some((prefix, self.tool(id)?)))
+            .find(|(prefix, tool)| {
+                own.protocol() == PROTOCOL_TCP && tool.answers(*prefix, own.port())
+            })
+            .map(|(_, tool)| tool)
+    }
+
+    /// What an agent may do for a principal at most; `None` where nothing bounds that.
+    pub fn ceiling_of(&self, principal: &str) -> Option<&[ToolId]> {
+        let principals = self.principals.as_ref()?;
+        let named = principals.iter().find(|known| &*known.name == principal);
+        Some(named.map_or(&[], |known| &known.tools))
+    }
+
+    /// On whose behalf agents may act; `None`: anybody's.
+    pub fn principals(&self) -> Option<&[Principal]> {
+        self.principals.as_deref()
+    }
+
+    /// Who may approve, and how that is asked for.
+    pub const fn approvals(&self) -> &Approvals {
+        &self.approvals
     }
 
     /// The tool that names an endpoint.
@@ -244,7 +364,10 @@ impl Policy {
 
 impl PartialEq for Policy {
     fn eq(&self, other: &Self) -> bool {
-        self.tools == other.tools && self.agents == other.agents
+        self.tools == other.tools
+            && self.agents == other.agents
+            && self.principals == other.principals
+            && self.approvals == other.approvals
     }
 }
 
@@ -254,6 +377,14 @@ impl Tool {
     /// Whether a protocol and port are among the tool's, whatever the address.
     fn speaks(&self, protocol: u8, port: u16) -> bool {
         self.protocols.contains(&protocol) && self.ports.iter().any(|range| range.contains(port))
+    }
+}
+
+impl Tool {
+    /// Whether one of its own addresses with this prefix has the port.
+    fn answers(&self, prefix: Prefix, port: u16) -> bool {
+        let at = |range: &&ListenRange| Prefix::of(range.network) == prefix;
+        self.listen.iter().filter(at).any(|range| range.ports.contains(port))
     }
 }
 
@@ -307,6 +438,36 @@ impl TcpStall {
         match self {
             Self::Hold => "hold",
             Self::Park => "park",
+        }
+    }
+}
+
+impl Approval {
+    /// The word in policy files.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Required => "required",
+        }
+    }
+}
+
+impl Attendance {
+    /// The word in policy files.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Attended => "attended",
+            Self::Unattended => "unattended",
+        }
+    }
+}
+
+impl LocalGrants {
+    /// The word in policy files.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
         }
     }
 }

@@ -9,7 +9,7 @@ use agent_enforcer_common::{
     record::{CallRecord, Hook, ProcessFacts},
 };
 
-use super::{Resolution, denial_end_ns, is_tcp};
+use super::{Resolution, denial_end_ns, is_tcp, is_tcp_flow};
 use crate::{
     decision::{CallDecision, Outcome},
     engine::{
@@ -166,7 +166,7 @@ impl Engine {
 
     /// Ends the socket of a denied flow, so that its owner learns at once.
     pub(in crate::engine) fn reset_flow(&self, record: &CallRecord) {
-        if !is_tcp(&record.destination) || record.socket_cookie == 0 {
+        if !is_tcp_flow(&record.destination) || record.socket_cookie == 0 {
             return;
         }
         let ProcessFacts { tgid, start_ns, .. } = record.process;

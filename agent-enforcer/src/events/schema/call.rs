@@ -77,7 +77,8 @@ fn body<'a>(
     let call = &*folded.call;
     let Wording { action, disposition, .. } = wording(call.outcome);
     let grant = call.grant.as_deref();
-    let is_ip = call.destination.family() == PeerFamily::Ip as u8;
+    let inbound = call.destination.family() == PeerFamily::Listen as u8;
+    let is_ip = inbound || call.destination.family() == PeerFamily::Ip as u8;
     // A socket that was refused has no peer yet, but of other families its kind is what was judged.
     let peer = (call.hook != Hook::SocketCreate && is_ip).then_some(&call.destination);
     CallBody {
@@ -92,15 +93,16 @@ fn body<'a>(
             user: grant.map(|grant| User::named(&grant.principal, USER_UNKNOWN)),
             process,
         },
-        src_endpoint: Source { hostname: host },
+        // Who calls an agent is not known before the connection stands.
+        src_endpoint: (!inbound).then_some(Source { hostname: host }),
         dst_endpoint: peer
             .map(target)
             .or_else(|| call.peer.as_deref().map(|peer| named(call, peer))),
         is_src_dst_assignment_known: true,
         observation_point_id: 1,
         connection_info: Connection {
-            direction_id: 2,
-            direction: "Outbound",
+            direction_id: if inbound { 1 } else { 2 },
+            direction: if inbound { "Inbound" } else { "Outbound" },
             protocol_num: if is_ip { call.destination.protocol().into() } else { NO_IP_PROTOCOL },
             protocol_name: protocol_name(&call.destination),
             protocol_ver_id: peer.map_or(0, |peer| if peer.ip().is_ipv4() { 4 } else { 6 }),

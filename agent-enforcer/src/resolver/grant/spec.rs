@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Longest life of a grant.
-const LONGEST_LIFE: Duration = Duration::from_hours(24);
+pub const LONGEST_LIFE: Duration = Duration::from_hours(24);
 /// How far ahead a grant may begin.
 const FARTHEST_BEGINNING: Duration = Duration::from_hours(30 * 24);
 /// Most tools of one grant.

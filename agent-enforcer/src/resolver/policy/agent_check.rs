@@ -19,7 +19,7 @@ use agent_enforcer_common::{
 use serde_saphyr::{Location, Spanned};
 
 use super::{
-    Agent, Mode, OnMiss, TcpStall, Term,
+    Agent, LocalGrants, Mode, OnMiss, TcpStall, Term,
     directory::Source,
     document::{AgentEntry, EveryoneEntry},
     error::{PolicyError, Problem},
@@ -28,6 +28,7 @@ use super::{
     selector::Selector,
     tool_check::{CheckedTools, Report, claim_name},
 };
+use crate::resolver::grant::LONGEST_LIFE;
 
 /// Longest owner, bytes.
 const OWNER_LIMIT: usize = 200;
@@ -37,6 +38,9 @@ const PURPOSE_LIMIT: usize = 500;
 const DEFAULT_STALL: Duration = Duration::from_secs(5);
 /// Longest stall limit.
 const LONGEST_STALL: Duration = Duration::from_mins(10);
+/// How long a signed grant may last where nothing is said.
+const DEFAULT_LIFETIME: Duration = Duration::from_mins(15);
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Who claims what a term matches, and where that is.
 struct Claim {
@@ -132,6 +136,7 @@ fn agent(
         stall,
         mode,
         socket_mark,
+        grants,
     } = entry;
     let tools = tool_ids(tools, known, |_| Ok(()), report);
     let in_tools = |id: ToolId, text: &str| {
@@ -159,11 +164,23 @@ fn agent(
         ),
         mode: optional(mode.as_ref(), Mode::Enforce, parse_mode, report),
         socket_mark: optional(socket_mark.as_ref(), None, parse_mark, report),
+        local_grants: optional(
+            grants.as_ref().and_then(|grants| grants.local.as_ref()),
+            LocalGrants::Allow,
+            parse_local_grants,
+            report,
+        ),
+        max_grant_lifetime: optional(
+            grants.as_ref().and_then(|grants| grants.max_lifetime.as_ref()),
+            DEFAULT_LIFETIME,
+            |text| bounded("max_lifetime", text, (SHORTEST_LIFETIME, "1s"), (LONGEST_LIFE, "24h")),
+            report,
+        ),
     }
 }
 
 /// Sorted ids of the named tools.
-fn tool_ids(
+pub(super) fn tool_ids(
     names: &[Spanned<String>],
     known: &CheckedTools,
     check: impl Fn((ToolId, &str)) -> Result<(), Problem>,
@@ -178,7 +195,7 @@ fn tool_ids(
     ids
 }
 
-fn text(
+pub(super) fn text(
     key: &'static str,
     written: &Spanned<String>,
     limit: usize,
@@ -200,7 +217,7 @@ fn text(
     value.into()
 }
 
-fn optional<T>(
+pub(super) fn optional<T>(
     written: Option<&Spanned<String>>,
     default: T,
     parse: impl Fn(&str) -> Result<T, Problem>,
@@ -229,6 +246,33 @@ fn parse_mode(text: &str) -> Result<Mode, Problem> {
     [Mode::Enforce, Mode::Audit].into_iter().find(|choice| choice.word() == text).ok_or_else(|| {
         Problem::BadWord { key: "mode", value: quote(text), choices: "`enforce` or `audit`" }
     })
+}
+
+fn parse_local_grants(text: &str) -> Result<LocalGrants, Problem> {
+    [LocalGrants::Allow, LocalGrants::Deny]
+        .into_iter()
+        .find(|choice| choice.word() == text)
+        .ok_or_else(|| Problem::BadWord {
+            key: "local",
+            value: quote(text),
+            choices: "`allow` or `deny`",
+        })
+}
+
+/// A duration within bounds, each with its text.
+pub(super) fn bounded(
+    key: &'static str,
+    text: &str,
+    (shortest, shortest_text): (Duration, &'static str),
+    (longest, longest_text): (Duration, &'static str),
+) -> Result<Duration, Problem> {
+    let duration = humantime::parse_duration(text)
+        .map_err(|_not_a_duration| Problem::BadDuration(quote(text)))?;
+    if (shortest..=longest).contains(&duration) {
+        return Ok(duration);
+    }
+    let value = quote(text);
+    Err(Problem::DurationBounds { key, value, shortest: shortest_text, longest: longest_text })
 }
 
 fn parse_stall_limit(text: &str) -> Result<Duration, Problem> {

@@ -143,8 +143,10 @@ fn fold_scope(scope: u64, entitled: &[Entitlement<'_>], prefixes: &mut Vec<Scope
     let addresses = PROTOCOLS.into_iter().map(|protocol| {
         (Destination::without_peer(protocol).kind(), fold(networks(entitled, protocol)))
     });
+    let called = Destination::without_peer(PROTOCOL_TCP).listening().kind();
+    let called = std::iter::once((called, fold(own_addresses(entitled))));
     let numbered = NUMBERED.into_iter().map(|family| (kind(family), fold(peers(entitled, family))));
-    for (kind, folded) in addresses.chain(numbered) {
+    for (kind, folded) in addresses.chain(called).chain(numbered) {
         prefixes.extend(folded.into_iter().map(|(prefix, table)| {
             let (address, prefix_length) = (prefix.octets(), u32::from(prefix.length()));
             ScopedPrefix { scope, kind, address, prefix_length, table }
@@ -168,6 +170,23 @@ fn networks<'a>(entitled: &[Entitlement<'a>], protocol: u8) -> Owners<'a> {
             owners.entry(Prefix::of(*network)).or_default().push(*entitlement);
         }
     }
+    with_barriers(owners)
+}
+
+/// The addresses of this host, and the barriers likewise.
+fn own_addresses<'a>(entitled: &[Entitlement<'a>]) -> Owners<'a> {
+    let mut owners = Owners::new();
+    for entitlement in entitled {
+        for range in &entitlement.tool.listen {
+            let ports = std::slice::from_ref(&range.ports);
+            let entitlement = Entitlement { ports, ..*entitlement };
+            owners.entry(Prefix::of(range.network)).or_default().push(entitlement);
+        }
+    }
+    with_barriers(owners)
+}
+
+fn with_barriers(mut owners: Owners<'_>) -> Owners<'_> {
     let reached = |barrier: &&Prefix| {
         owners.keys().any(|prefix| prefix.contains(**barrier) && !prefix.covers(**barrier))
     };

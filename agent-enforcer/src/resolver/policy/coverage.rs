@@ -109,11 +109,23 @@ pub(super) struct AddressIndex {
 
 impl AddressIndex {
     /// Indexes the networks of all tools.
-    pub(super) fn new(tools: &[Tool]) -> Self {
+    pub(super) fn of_destinations<'t>(tools: impl IntoIterator<Item = &'t Tool>) -> Self {
+        let networks = |tool: &'t Tool| tool.networks.iter().map(|network| (*network, tool.id));
+        Self::new(tools.into_iter().flat_map(networks))
+    }
+
+    /// Indexes the addresses at which agents may be called.
+    pub(super) fn of_listeners<'t>(tools: impl IntoIterator<Item = &'t Tool>) -> Self {
+        let networks = |tool: &'t Tool| tool.listen.iter().map(|range| (range.network, tool.id));
+        Self::new(tools.into_iter().flat_map(networks))
+    }
+
+    fn new(networks: impl Iterator<Item = (IpNet, ToolId)>) -> Self {
         let mut index = Self::default();
-        for tool in tools {
-            for network in &tool.networks {
-                index.tools.entry(Prefix::of(*network)).or_default().push(tool.id);
+        for (network, tool) in networks {
+            let tools = index.tools.entry(Prefix::of(network)).or_default();
+            if tools.last() != Some(&tool) {
+                tools.push(tool);
             }
         }
         index.lengths = index.tools.keys().map(|prefix| prefix.length).collect();

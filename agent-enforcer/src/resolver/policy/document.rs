@@ -49,6 +49,57 @@ pub(super) struct Document {
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "EveryoneEntry")]
     pub(super) everyone: Option<EveryoneEntry>,
+    /// On whose behalf agents may act, and with which tools at most. Where any file has some, nobody
+    /// else can be acted for.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "Vec<PrincipalEntry>")]
+    pub(super) principals: Option<Vec<PrincipalEntry>>,
+    /// Who may approve the use of tools that need it.
+    #[serde(default)]
+    pub(super) approvers: Vec<ApproverEntry>,
+    /// How approvals are asked for; in one file only.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "ApprovalsEntry")]
+    pub(super) approvals: Option<ApprovalsEntry>,
+}
+
+/// Somebody on whose behalf agents act.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PrincipalEntry {
+    /// As grants name it.
+    #[schemars(with = "String")]
+    pub(super) name: Spanned<String>,
+    /// The tools that agents may use for it at most.
+    #[schemars(with = "Vec<String>")]
+    pub(super) tools: Vec<Spanned<String>>,
+}
+
+/// Somebody who may approve.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ApproverEntry {
+    /// As events name it.
+    #[schemars(with = "String")]
+    pub(super) name: Spanned<String>,
+    /// The user id that it approves under, on this host.
+    #[schemars(schema_with = "schema::user_id")]
+    pub(super) uid: Spanned<String>,
+}
+
+/// How approvals are asked for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ApprovalsEntry {
+    /// How long a call waits for its approval, 1s to 1h; 5m where it is not given.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::duration", extend("default" = "5m"))]
+    pub(super) wait: Option<Spanned<String>>,
+    /// Somebody is asked (`attended`, the default), or nobody is there and such calls are denied at
+    /// once.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::attendance", extend("default" = "attended"))]
+    pub(super) mode: Option<Spanned<String>>,
 }
 
 /// What every agent has.
@@ -89,6 +140,19 @@ pub(super) struct ToolEntry {
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "schema::protocol", extend("default" = "tcp"))]
     pub(super) protocol: Option<Spanned<OneOrMany>>,
+    /// Addresses and TCP ports of this host at which agents may be called: `127.0.0.1:8080`,
+    /// `[::1]:8000-8100`, `*:443`.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::listen")]
+    pub(super) listen: Option<Spanned<Vec<Spanned<String>>>>,
+    /// The only executables that may use it: names of the host's programs, paths, or digests.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::tool_names")]
+    pub(super) via: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Whether each use needs an approver's yes.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::approval", extend("default" = "none"))]
+    pub(super) approval: Option<Spanned<String>>,
 }
 
 /// A class of workload: what recognises its processes and what they may use.
@@ -135,6 +199,24 @@ pub(super) struct AgentEntry {
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "schema::socket_mark")]
     pub(super) socket_mark: Option<Spanned<String>>,
+    /// Which grants it may have.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "GrantsEntry")]
+    pub(super) grants: Option<GrantsEntry>,
+}
+
+/// Which grants an agent may have.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GrantsEntry {
+    /// Whether root of this host may issue grants that nobody has signed.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::local_grants", extend("default" = "allow"))]
+    pub(super) local: Option<Spanned<String>>,
+    /// How long a signed grant may last, 1s to 24h; 15m where it is not given.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::duration", extend("default" = "15m"))]
+    pub(super) max_lifetime: Option<Spanned<String>>,
 }
 
 /// How a call waits for its decision.

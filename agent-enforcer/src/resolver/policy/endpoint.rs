@@ -111,7 +111,7 @@ impl Endpoint {
             ),
             Some(PeerFamily::Netlink) => (low.map(Self::Netlink), None),
             Some(PeerFamily::Socket) => (low.map(Self::Family), None),
-            Some(PeerFamily::Ip | PeerFamily::Unix) | None => (None, None),
+            Some(PeerFamily::Ip | PeerFamily::Listen | PeerFamily::Unix) | None => (None, None),
         };
         exact.into_iter().chain(broader)
     }
@@ -149,7 +149,7 @@ pub fn family_word(destination: &Destination) -> Option<&'static str> {
     match PeerFamily::from_raw(destination.family())? {
         PeerFamily::Netlink => NETLINKS.word(number),
         PeerFamily::Socket => FAMILIES.word(number),
-        PeerFamily::Ip | PeerFamily::Unix | PeerFamily::Vsock => None,
+        PeerFamily::Ip | PeerFamily::Listen | PeerFamily::Unix | PeerFamily::Vsock => None,
     }
 }
 

@@ -135,7 +135,7 @@ pub enum Problem {
     },
 
     /// A tool with neither addresses nor hosts nor endpoints.
-    #[error("tool {0} has no destination; add `cidrs` or `endpoints`")]
+    #[error("tool {0} has no destination; add `cidrs`, `endpoints` or `listen`")]
     NoDestination(String),
     /// A tool with addresses only.
     #[error("tool {0} has CIDRs but no ports; add `ports`")]
@@ -215,6 +215,16 @@ pub enum Problem {
     /// Not a protocol.
     #[error("{0} is not a protocol; use `tcp`, `udp` or [tcp, udp]")]
     BadProtocol(String),
+    /// Not an address to be called at.
+    #[error(
+        "{0} is no address of this host with its ports; write it like `127.0.0.1:8080`, \"[::1]:8000-8100\" or \"*:443\""
+    )]
+    BadListen(String),
+    /// Not an executable.
+    #[error(
+        "{0} is no executable; write a program's name like `git`, an absolute path, or sha256: and its digest"
+    )]
+    BadVia(String),
     /// Not an endpoint.
     #[error(transparent)]
     Endpoint(#[from] EndpointProblem),
@@ -222,6 +232,41 @@ pub enum Problem {
     #[error("{0}; take it out of one, each destination has one tool")]
     Overlap(Box<Overlap>),
 
+    /// A section that may stand once, twice.
+    #[error("`{section}` stands at {first} already; keep one")]
+    SectionTwice {
+        /// Its key.
+        section: &'static str,
+        /// Where it was first.
+        first: Place,
+    },
+    /// A tool that needs approval and nobody may approve.
+    #[error(
+        "tool {0} needs approval, but there are no `approvers`; name who may approve, or set `mode: unattended` under `approvals`"
+    )]
+    NoApprovers(String),
+    /// Two approvers of one user.
+    #[error("user {uid} is approver {other} at {first} already; give each approver its own user")]
+    ApproverClash {
+        /// The user id.
+        uid: u32,
+        /// The other's name, quoted.
+        other: String,
+        /// Where the other is.
+        first: Place,
+    },
+    /// A duration outside its bounds.
+    #[error("`{key}` of {value} is out of bounds; use {shortest} to {longest}")]
+    DurationBounds {
+        /// The key.
+        key: &'static str,
+        /// The value, quoted.
+        value: String,
+        /// Shortest.
+        shortest: &'static str,
+        /// Longest.
+        longest: &'static str,
+    },
     /// A tool that no file defines.
     #[error("tool {0} is not defined; define it under `tools:`, or correct the name")]
     UnknownTool(String),

@@ -3,10 +3,14 @@
 //! In: a [`Policy`]. Out: text with every default written out, for `policy show` and for
 //! comparing what is in force with what was meant.
 
+use std::time::Duration;
+
+use agent_enforcer_common::id::ToolId;
 use serde::Serialize;
 
 use super::{
-    Agent, Policy, Tool, document::API_VERSION, selector::Term, tool_check::protocol_word,
+    Agent, Approvals, Approver, Policy, Principal, Tool, document::API_VERSION, selector::Term,
+    tool_check::protocol_word,
 };
 
 #[derive(Serialize)]
@@ -15,6 +19,29 @@ struct NormalDocument<'a> {
     api_version: &'static str,
     tools: Vec<NormalTool<'a>>,
     agents: Vec<NormalAgent<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principals: Option<Vec<NormalPrincipal<'a>>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    approvers: Vec<NormalApprover<'a>>,
+    approvals: NormalApprovals,
+}
+
+#[derive(Serialize)]
+struct NormalPrincipal<'a> {
+    name: &'a str,
+    tools: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct NormalApprover<'a> {
+    name: &'a str,
+    uid: u32,
+}
+
+#[derive(Serialize)]
+struct NormalApprovals {
+    wait: String,
+    mode: &'static str,
 }
 
 #[derive(Serialize)]
@@ -30,6 +57,11 @@ struct NormalTool<'a> {
     ports: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     protocol: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    listen: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    via: Vec<String>,
+    approval: &'static str,
 }
 
 #[derive(Serialize)]
@@ -46,6 +78,13 @@ struct NormalAgent<'a> {
     mode: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     socket_mark: Option<String>,
+    grants: NormalGrants,
+}
+
+#[derive(Serialize)]
+struct NormalGrants {
+    local: &'static str,
+    max_lifetime: String,
 }
 
 #[derive(Serialize)]
@@ -59,6 +98,11 @@ pub(super) fn render(policy: &Policy) -> String {
         api_version: API_VERSION,
         tools: policy.tools().iter().map(tool).collect(),
         agents: policy.agents().iter().map(|one| agent(policy, one)).collect(),
+        principals: policy.principals().map(|principals| {
+            principals.iter().map(|principal| self::principal(policy, principal)).collect()
+        }),
+        approvers: policy.approvals().approvers.iter().map(approver).collect(),
+        approvals: approvals(policy.approvals()),
     };
     // Strings and lists always serialise; were it ever otherwise, saying so beats silence.
     serde_saphyr::to_string(&document)
@@ -66,7 +110,8 @@ pub(super) fn render(policy: &Policy) -> String {
 }
 
 fn tool(tool: &Tool) -> NormalTool<'_> {
-    let Tool { id: _, name, networks, hosts, endpoints, ports, protocols } = tool;
+    let Tool { id: _, name, networks, hosts, endpoints, ports, protocols, listen, via, approval } =
+        tool;
     NormalTool {
         name,
         cidrs: networks.iter().map(ToString::to_string).collect(),
@@ -74,7 +119,33 @@ fn tool(tool: &Tool) -> NormalTool<'_> {
         endpoints: endpoints.iter().map(ToString::to_string).collect(),
         ports: ports.iter().map(ToString::to_string).collect(),
         protocol: protocols.iter().map(|protocol| protocol_word(*protocol)).collect(),
+        listen: listen.iter().map(ToString::to_string).collect(),
+        via: via.iter().map(ToString::to_string).collect(),
+        approval: approval.word(),
     }
+}
+
+fn principal<'a>(policy: &'a Policy, principal: &'a Principal) -> NormalPrincipal<'a> {
+    let Principal { name, tools } = principal;
+    NormalPrincipal { name, tools: names(policy, tools) }
+}
+
+fn approver(approver: &Approver) -> NormalApprover<'_> {
+    let Approver { name, uid } = approver;
+    NormalApprover { name, uid: *uid }
+}
+
+fn approvals(approvals: &Approvals) -> NormalApprovals {
+    let Approvals { approvers: _, wait, attendance } = approvals;
+    NormalApprovals { wait: duration(*wait), mode: attendance.word() }
+}
+
+fn names<'a>(policy: &'a Policy, ids: &[ToolId]) -> Vec<&'a str> {
+    ids.iter().filter_map(|id| policy.tool(*id)).map(|tool| &*tool.name).collect()
+}
+
+fn duration(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
 }
 
 fn agent<'a>(policy: &'a Policy, agent: &'a Agent) -> NormalAgent<'a> {
@@ -90,20 +161,24 @@ fn agent<'a>(policy: &'a Policy, agent: &'a Agent) -> NormalAgent<'a> {
         stall_tcp,
         mode,
         socket_mark,
+        local_grants,
+        max_grant_lifetime,
     } = agent;
-    let names =
-        |ids: &[_]| ids.iter().filter_map(|id| policy.tool(*id)).map(|tool| &*tool.name).collect();
     NormalAgent {
         name,
         owner,
         purpose,
         selectors: selectors.iter().map(Term::strings).collect(),
-        tools: names(tools),
-        standing: names(standing),
+        tools: names(policy, tools),
+        standing: names(policy, standing),
         on_miss: on_miss.word(),
-        stall_limit: humantime::format_duration(*stall_limit).to_string(),
+        stall_limit: duration(*stall_limit),
         stall: NormalStall { tcp: stall_tcp.word() },
         mode: mode.word(),
         socket_mark: socket_mark.map(|mark| format!("{mark:#x}")),
+        grants: NormalGrants {
+            local: local_grants.word(),
+            max_lifetime: duration(*max_grant_lifetime),
+        },
     }
 }

@@ -97,6 +97,33 @@ pub(super) fn on_miss(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": ["stall", "deny"] })
 }
 
+pub(super) fn listen(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "string",
+            "pattern": "^([0-9./]+|\\[[0-9a-f:./]+\\]|\\*):[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$",
+        },
+    })
+}
+
+pub(super) fn approval(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["none", "required"] })
+}
+
+pub(super) fn local_grants(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["allow", "deny"] })
+}
+
+pub(super) fn attendance(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["attended", "unattended"] })
+}
+
+pub(super) fn user_id(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "minimum": 0, "maximum": u32::MAX - 1 })
+}
+
 pub(super) fn mode(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": ["enforce", "audit"] })
 }

@@ -172,7 +172,7 @@ fn cgroup_path(value: &str) -> Result<CgroupSelector, Problem> {
     fits(value, PATTERN_BYTES).map(CgroupSelector::Path)
 }
 
-fn executable(value: &str) -> Result<Arc<str>, Problem> {
+pub(super) fn executable(value: &str) -> Result<Arc<str>, Problem> {
     if value.starts_with("/**") && value.chars().skip(1).all(|c| c == '*') {
         return Err(Problem::MatchesAll(quote(value)));
     }
@@ -197,7 +197,7 @@ fn fits(value: &str, limit: usize) -> Result<Arc<str>, Problem> {
     Ok(value.into())
 }
 
-fn digest(value: &str) -> Option<Sha256Digest> {
+pub(super) fn digest(value: &str) -> Option<Sha256Digest> {
     let mut bytes = [0_u8; 32];
     let plain = value.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if !plain || value.len() != 2 * bytes.len() {

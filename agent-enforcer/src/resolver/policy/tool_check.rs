@@ -19,10 +19,11 @@ use agent_enforcer_common::{
 use serde_saphyr::{Location, Spanned};
 
 use super::{
-    Endpoint, PortRange, Tool,
+    Approval, Endpoint, ListenRange, PortRange, Tool, Via,
     directory::Source,
     document::{OneOrMany, ToolEntry},
     error::{PolicyError, Problem},
+    listen,
     network::{self, decimal},
     place::{Place, quote},
 };
@@ -78,11 +79,12 @@ impl Report<'_> {
     }
 }
 
-/// A sound tool with the places of its networks and endpoints, for the overlap check.
+/// A sound tool with the places of its destinations, for the overlap check.
 struct Placed {
     tool: Tool,
     networks: Vec<Place>,
     endpoints: Vec<Place>,
+    listen: Vec<Place>,
 }
 
 /// Checks the tools of all files.
@@ -134,14 +136,13 @@ fn is_name(text: &str) -> bool {
 }
 
 fn tool(entry: &ToolEntry, id: ToolId, report: &mut Report<'_>) -> Placed {
-    let ToolEntry { name, cidrs, hosts, endpoints, ports, protocol } = entry;
+    let ToolEntry { name, cidrs, hosts, endpoints, ports, protocol, listen, via, approval } = entry;
     destinations(entry, report);
     let networks = report.each(cidrs, network::parse);
     let hosts = report.each(hosts, host);
-    let endpoints = endpoints
-        .as_ref()
-        .map(|written| report.each(&written.value, |text| Ok(Endpoint::parse(text)?)))
-        .unwrap_or_default();
+    let endpoints = endpoints.as_ref().map_or(&[][..], |written| &written.value);
+    let endpoints = report.each(endpoints, |text| Ok(Endpoint::parse(text)?));
+    let listen = listen_ranges(listen.as_ref(), report);
     let tool = Tool {
         id,
         name: name.value.as_str().into(),
@@ -154,24 +155,76 @@ fn tool(entry: &ToolEntry, id: ToolId, report: &mut Report<'_>) -> Placed {
             None if cidrs.is_empty() => Vec::new(),
             None => vec![PROTOCOL_TCP],
         },
+        listen: listen.iter().map(|(range, _)| *range).collect(),
+        via: executables(via.as_ref(), report),
+        approval: approval.as_ref().map_or(Approval::None, |written| {
+            parse_approval(&written.value).unwrap_or_else(|problem| {
+                report.add(written.referenced, problem);
+                Approval::None
+            })
+        }),
     };
     Placed {
         tool,
         networks: networks.iter().map(|(_, at)| report.place(*at)).collect(),
         endpoints: endpoints.iter().map(|(_, at)| report.place(*at)).collect(),
+        listen: listen.iter().map(|(_, at)| report.place(*at)).collect(),
     }
+}
+
+/// A list that is there must have entries.
+fn entries<'a>(
+    key: &'static str,
+    written: Option<&'a Spanned<Vec<Spanned<String>>>>,
+    report: &mut Report<'_>,
+) -> &'a [Spanned<String>] {
+    let Some(written) = written else { return &[] };
+    if written.value.is_empty() {
+        let problem = Problem::EmptyList(key, "name at least one, or remove the key");
+        report.add(written.referenced, problem);
+    }
+    &written.value
+}
+
+/// Sorted; `*` is one entry and two ranges.
+fn listen_ranges(
+    written: Option<&Spanned<Vec<Spanned<String>>>>,
+    report: &mut Report<'_>,
+) -> Vec<(ListenRange, Location)> {
+    let written = entries("listen", written, report);
+    let parsed = report.each(written, listen::parse);
+    let ranges =
+        parsed.into_iter().flat_map(|(ranges, at)| ranges.into_iter().map(move |r| (r, at)));
+    let mut ranges: Vec<_> = ranges.collect();
+    ranges.sort_by_key(|(range, _)| *range);
+    ranges
+}
+
+fn executables(
+    written: Option<&Spanned<Vec<Spanned<String>>>>,
+    report: &mut Report<'_>,
+) -> Vec<Via> {
+    let written = entries("via", written, report);
+    let parsed = report.each(written, Via::parse);
+    parsed.into_iter().map(|(via, _)| via).collect()
+}
+
+fn parse_approval(text: &str) -> Result<Approval, Problem> {
+    [Approval::None, Approval::Required]
+        .into_iter()
+        .find(|choice| choice.word() == text)
+        .ok_or_else(|| Problem::BadWord {
+            key: "approval",
+            value: quote(text),
+            choices: "`none` or `required`",
+        })
 }
 
 /// Whether the tool has destinations at all, and for each kind all that belongs to it.
 fn destinations(entry: &ToolEntry, report: &mut Report<'_>) {
-    let ToolEntry { name, cidrs, hosts, endpoints, ports, protocol } = entry;
+    let ToolEntry { name, cidrs, hosts, endpoints, ports, protocol, listen, .. } = entry;
     let quoted = quote(&name.value);
-    if let Some(written) = endpoints
-        && written.value.is_empty()
-    {
-        let problem = Problem::EmptyList("endpoints", "name at least one, or remove the key");
-        report.add(written.referenced, problem);
-    }
+    entries("endpoints", endpoints.as_ref(), report);
     if !cidrs.is_empty() {
         if ports.is_none() {
             report.add(name.referenced, Problem::NoPorts(quoted));
@@ -181,7 +234,7 @@ fn destinations(entry: &ToolEntry, report: &mut Report<'_>) {
     if !hosts.is_empty() {
         return report.add(name.referenced, Problem::HostsWithoutCidrs(quoted));
     }
-    if endpoints.is_none() {
+    if endpoints.is_none() && listen.is_none() {
         return report.add(name.referenced, Problem::NoDestination(quoted));
     }
     let needless = |key| Problem::WithoutCidrs { key, tool: quoted.clone() };
@@ -231,7 +284,7 @@ fn port_ranges(ports: &Spanned<Vec<Spanned<String>>>, report: &mut Report<'_>) -
     joined
 }
 
-fn port_range(text: &str) -> Result<PortRange, Problem> {
+pub(super) fn port_range(text: &str) -> Result<PortRange, Problem> {
     let port = |text: &str| decimal::<u16>(text).filter(|port| *port != 0).ok_or(());
     let bad = |()| Problem::BadPort(quote(text));
     let (first, last) = text.split_once('-').unwrap_or((text, text));

@@ -15,7 +15,8 @@ pub(in crate::events::schema) struct CallBody<'a> {
     pub(super) disposition: &'static str,
     pub(super) is_alert: bool,
     pub(super) actor: Actor<'a>,
-    pub(super) src_endpoint: Source<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) src_endpoint: Option<Source<'a>>,
     /// None where a socket was refused before it had a peer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) dst_endpoint: Option<Target>,

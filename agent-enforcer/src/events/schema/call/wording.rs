@@ -105,7 +105,7 @@ pub(in crate::events::schema) fn severity_of_refusal(reason: Reason) -> Severity
 
 pub(super) fn protocol_name(destination: &Destination) -> Option<&'static str> {
     match PeerFamily::from_raw(destination.family())? {
-        PeerFamily::Ip => match destination.protocol() {
+        PeerFamily::Ip | PeerFamily::Listen => match destination.protocol() {
             PROTOCOL_TCP => Some("tcp"),
             PROTOCOL_UDP => Some("udp"),
             _ => None,
@@ -123,7 +123,7 @@ pub(super) const fn peer_kind(destination: &Destination) -> &'static str {
         Some(PeerFamily::Unix) => "Unix socket",
         Some(PeerFamily::Vsock) => "Virtual machine",
         Some(PeerFamily::Netlink) => "Netlink protocol",
-        Some(PeerFamily::Socket | PeerFamily::Ip) | None => "Address family",
+        Some(PeerFamily::Socket | PeerFamily::Ip | PeerFamily::Listen) | None => "Address family",
     }
 }
 

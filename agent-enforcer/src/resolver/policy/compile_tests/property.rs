@@ -77,9 +77,22 @@ const ENDPOINTS: &[&str] = &[
     "unix:@2",
 ];
 
+/// Places to be called at that nest and stand beside each other, at addresses that are called too.
+const LISTEN: &[&str] = &[
+    "10.1.2.3:1-20",
+    "10.1.2.3:21-40",
+    "10.0.0.0/8:30-50",
+    "0.0.0.0/0:45",
+    "*:46-50",
+    "[::1]:1-9",
+    "[::/64]:5-30",
+    "[2001:db8::/32]:7",
+];
+
 #[derive(Clone, Debug)]
 struct ToolSketch {
     networks: Vec<&'static str>,
+    listen: Vec<&'static str>,
     endpoints: Vec<&'static str>,
     ports: Vec<(u16, u16)>,
     protocol: &'static str,
@@ -91,19 +104,15 @@ fn tool() -> impl Strategy<Value = ToolSketch> {
     let port = (1_u16..60, 0_u16..4).prop_map(|(first, more)| (first, first + more));
     (
         vec(select(NETWORKS), 0..5),
+        vec(select(LISTEN), 0..3),
         vec(select(ENDPOINTS), 1..4),
         prop_oneof![4 => vec(port.clone(), 1..4), 1 => vec(port, 18..30)],
         select(&["tcp", "udp", "[tcp, udp]"][..]),
         prop::bool::weighted(0.9),
         prop::bool::weighted(0.3),
     )
-        .prop_map(|(networks, endpoints, ports, protocol, approved, standing)| ToolSketch {
-            networks,
-            endpoints,
-            ports,
-            protocol,
-            approved,
-            standing,
+        .prop_map(|(networks, listen, endpoints, ports, protocol, approved, standing)| {
+            ToolSketch { networks, listen, endpoints, ports, protocol, approved, standing }
         })
 }
 
@@ -124,6 +133,9 @@ fn yaml(tools: &[ToolSketch]) -> String {
         };
         let (cidrs, endpoints) = (quoted(&tool.networks), quoted(&tool.endpoints));
         write!(text, "  - {{name: t{number}, endpoints: [{endpoints}]").unwrap();
+        if !tool.listen.is_empty() {
+            write!(text, ", listen: [{}]", quoted(&tool.listen)).unwrap();
+        }
         if cidrs.is_empty() {
             text.push_str("}\n");
             continue;
@@ -198,7 +210,8 @@ fn destination() -> impl Strategy<Value = Destination> {
     );
     let number = || select(&[0, 1, 2, 5, 17, u32::MAX - 1, u32::MAX][..]);
     prop_oneof![
-        4 => address,
+        4 => address.clone(),
+        2 => address.prop_map(Destination::listening),
         2 => (number(), number()).prop_map(|(cid, port)| Destination::vsock(cid, port)),
         1 => number().prop_map(Destination::netlink),
         1 => number().prop_map(Destination::socket),

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{
     super::{
-        Endpoint, PortRange, Tool,
+        Endpoint, ListenRange, PortRange, Tool,
         coverage::{AddressIndex, Prefix},
         error::{Overlap, PolicyError, Problem},
         place::{Place, quote},
@@ -18,9 +18,10 @@ use super::{
 /// Reports each pair of tools that cover one destination, once.
 pub(super) fn refuse(placed: Vec<Placed>, errors: &mut Vec<PolicyError>) -> Vec<Tool> {
     refuse_endpoints(&placed, errors);
+    refuse_listeners(&placed, errors);
     let (tools, all_places): (Vec<_>, Vec<_>) =
         placed.into_iter().map(|placed| (placed.tool, placed.networks)).unzip();
-    let index = AddressIndex::new(&tools);
+    let index = AddressIndex::of_destinations(&tools);
     let by_id: HashMap<ToolId, (&Tool, &Vec<Place>)> =
         tools.iter().zip(&all_places).map(|(tool, at)| (tool.id, (tool, at))).collect();
     let mut reported = HashSet::new();
@@ -92,6 +93,41 @@ fn refuse_endpoints(placed: &[Placed], errors: &mut Vec<PolicyError>) {
                 };
                 errors.push(PolicyError::new(own.clone(), Problem::Overlap(Box::new(overlap))));
             }
+        }
+    }
+}
+
+/// As [`refuse`], of addresses of this host.
+fn refuse_listeners(placed: &[Placed], errors: &mut Vec<PolicyError>) {
+    let all = placed.iter().flat_map(|Placed { tool, listen, .. }| {
+        tool.listen.iter().zip(listen).map(move |(range, at)| (tool, range, at))
+    });
+    let all: Vec<(&Tool, &ListenRange, &Place)> = all.collect();
+    let mut by_network: HashMap<Prefix, Vec<(&Tool, &ListenRange, &Place)>> = HashMap::new();
+    for entry in &all {
+        by_network.entry(Prefix::of(entry.1.network)).or_default().push(*entry);
+    }
+    let index = AddressIndex::of_listeners(placed.iter().map(|placed| &placed.tool));
+    let mut reported = HashSet::new();
+    for (tool, range, own) in all {
+        for (cover, id) in index.covering(Prefix::of(range.network)) {
+            let others = by_network.get(&cover).into_iter().flatten();
+            let other = others
+                .filter(|(other, ..)| other.id == id && id != tool.id)
+                .find(|(_, theirs, _)| range.ports.overlaps(theirs.ports));
+            let Some((other, theirs, at)) = other else { continue };
+            if !reported.insert(pair(tool.id, other.id)) {
+                continue;
+            }
+            let port = range.ports.first.max(theirs.ports.first);
+            let overlap = Overlap {
+                tool: quote(&tool.name),
+                destination: format!("listening at {} port {port}", range.network),
+                other: quote(&other.name),
+                cover: quote(&theirs.to_string()),
+                cover_place: (*at).clone(),
+            };
+            errors.push(PolicyError::new(own.clone(), Problem::Overlap(Box::new(overlap))));
         }
     }
 }
