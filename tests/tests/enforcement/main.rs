@@ -19,6 +19,7 @@ mod events;
 mod families;
 mod grants;
 mod lineage;
+mod listening;
 mod policy;
 mod restart;
 mod selectors;

@@ -277,30 +277,3 @@ fn inherited_connected_datagram_socket_is_judged_when_it_is_used() {
     assert_eq!(host.servers.bytes_at(host.at(50)), before);
     host.wait_denied("no_tool", agent.pid());
 }
-
-#[test]
-fn accepted_connection_answers_granted_peers_only() {
-    let host = TestHost::start();
-    let mut agent = host.agent("strict");
-    let own: SocketAddr = "192.0.2.1:8000".parse().unwrap();
-    assert!(agent.socket("l", own, SOCK_STREAM).is_ok());
-    assert!(agent.run(Op::Bind { name: name("l"), address: own }).is_ok());
-    assert!(agent.run(Op::Listen { name: name("l") }).is_ok());
-    let program = agent_enforcer_tests::binaries::probe();
-    let mut outsider = Probe::start(program, &host.cgroup("strangers"), None, &host.network.remote);
-    for (socket, from) in [("g", 10), ("e", 50)] {
-        assert!(outsider.socket(socket, own, SOCK_STREAM).is_ok());
-        let address = SocketAddr::new(host.at(from).ip(), 0);
-        assert!(outsider.run(Op::Bind { name: name(socket), address }).is_ok());
-    }
-    assert!(outsider.run(Op::Connect { name: name("g"), address: own }).is_ok());
-    assert!(agent.run(Op::Accept { name: name("l"), connection: name("a") }).is_ok());
-    assert!(agent.send("a", "answer").is_ok());
-    assert_eq!(outsider.receive("g").data, "answer");
-
-    outsider.run(Op::Nonblocking { name: name("e"), on: true });
-    outsider.run(Op::Connect { name: name("e"), address: own });
-    host.wait_denied("no_tool", agent.pid());
-    let connected = outsider.run(Op::Connected { name: name("e"), timeout_ms: 500 });
-    assert!(!connected.is_ok(), "{connected:?}");
-}

@@ -2,10 +2,13 @@
 
 use std::{fs, net::SocketAddr, path::Path};
 
-use agent_enforcer_tests::{ForkKind, Op, Probe, TestHost, Trick, network::Namespace};
+use agent_enforcer_tests::{
+    ForkKind, Op, Probe, TestHost, Trick,
+    network::{Namespace, v4},
+};
 use libc::{EACCES, SOCK_DGRAM, SOCK_STREAM};
 
-use super::{connect, name};
+use super::{super::listening::called_at, connect, name};
 
 /// Bytes that options and storage of one socket may take.
 const MEMORY: &str = "/proc/sys/net/core/optmem_max";
@@ -42,22 +45,24 @@ fn b15_own_network_namespace_changes_no_verdict() {
 }
 
 #[test]
-fn d07_d08_inherited_listener_answers_granted_peers_only_and_outlives_the_others() {
-    let host = TestHost::start();
-    let own: SocketAddr = "192.0.2.1:8000".parse().unwrap();
+fn d07_d08_inherited_listener_answers_where_its_owner_may_be_called_and_outlives_the_others() {
+    let host = TestHost::builder().policy(&called_at("8000")).build();
     let mut agent = host.stranger();
-    assert!(agent.socket("l", own, SOCK_STREAM).is_ok());
-    assert!(agent.run(Op::Bind { name: name("l"), address: own }).is_ok());
-    assert!(agent.run(Op::Listen { name: name("l") }).is_ok());
-    let directory = host.cgroup("strict").display().to_string();
+    for (listener, port) in [("l", 8000), ("other", 8001)] {
+        let own = SocketAddr::new(v4(1), port);
+        assert!(agent.socket(listener, own, SOCK_STREAM).is_ok());
+        assert!(agent.run(Op::Bind { name: name(listener), address: own }).is_ok());
+        assert!(agent.run(Op::Listen { name: name(listener) }).is_ok());
+    }
+    let directory = host.cgroup("server").display().to_string();
     assert!(agent.run(Op::EnterCgroup { directory }).is_ok());
     host.wait_event("the start of the instance", |event| event.code() == "instance_started");
     let program = agent_enforcer_tests::binaries::probe();
     let mut outsider = Probe::start(program, &host.cgroup("strangers"), None, &host.network.remote);
-    for (socket, from, is_denied) in [("g", 10, false), ("e", 50, true), ("again", 10, false)] {
+    for (socket, port, is_denied) in [("g", 8000, false), ("e", 8001, true), ("again", 8000, false)]
+    {
+        let own = SocketAddr::new(v4(1), port);
         assert!(outsider.socket(socket, own, SOCK_STREAM).is_ok());
-        let address = SocketAddr::new(host.at(from).ip(), 0);
-        assert!(outsider.run(Op::Bind { name: name(socket), address }).is_ok());
         assert!(outsider.run(Op::Nonblocking { name: name(socket), on: true }).is_ok());
         outsider.run(connect(socket, own));
         if is_denied {
