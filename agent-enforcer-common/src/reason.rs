@@ -73,6 +73,16 @@ reasons! {
     DeniedOnMiss = 26 => "denied_on_miss", "see the event's `miss_reason`, or set `on_miss: stall`";
     /// The caller ended before its call was decided.
     CallerGone = 25 => "caller_gone", "nothing to do: the call was never made";
+    /// The agent's signed manifest does not name the tool.
+    ToolNotInManifest = 27 => "tool_not_in_manifest", "add the tool to the agent's manifest, and sign it anew";
+    /// The only grants that cover the tool are on behalf of somebody for whom it may not be used.
+    PrincipalNotAllowed = 28 => "principal_not_allowed", "grant it on behalf of somebody whose `principals` entry has the tool";
+    /// A rule of the policy forbids the call.
+    PolicyForbids = 29 => "policy_forbids", "see the event's `policy_ids`, and change that rule";
+    /// The tool may be used by certain executables only, and this is none of them.
+    NotVia = 30 => "not_via", "call the tool by one of the executables of its `via`";
+    /// The only grants that cover the tool were issued for another version of the agent's manifest.
+    GrantManifestChanged = 31 => "grant_manifest_changed", "issue a grant for the manifest in force";
     /// The agent is not in the policy in force.
     AgentUnknown = 24 => "agent_unknown", "put the agent back into the policy, or stop its processes";
 
@@ -82,6 +92,28 @@ reasons! {
     DigestMismatch = 33 => "digest_mismatch", "reinstall the executable, or update `unix:sha256:` in the policy";
     /// The executable in /proc is not the one the kernel recorded at exec.
     ExecutableMismatch = 34 => "executable_mismatch", "treat the process as compromised";
+    /// The agent's signed manifest does not list the executable.
+    SoftwareNotApproved = 35 => "software_not_approved", "add the executable's digest to the manifest's `software`, or name it in the tool's `via`";
+    /// An interpreter runs code that is not a script of the agent's manifest, or that nobody can vouch for.
+    ScriptUnverified = 36 => "script_unverified", "run a script that the manifest lists, by its absolute path, from a directory that only root can change";
+    /// The policy names an identity for the agent, and there is no manifest of it.
+    ManifestMissing = 37 => "manifest_missing", "put the agent's signed manifest into the policy directory";
+    /// The agent's manifest is signed by nobody whom the policy trusts, or its signature does not hold.
+    ManifestUntrusted = 38 => "manifest_untrusted", "have the manifest signed by a key that the policy trusts for this agent";
+    /// The agent's manifest has expired.
+    ManifestExpired = 39 => "manifest_expired", "sign a manifest with a later `valid_until`";
+    /// The agent's manifest says that it is suspended.
+    ManifestSuspended = 40 => "manifest_suspended", "ask the agent's sponsor; sign a manifest whose `lifecycle` is `active`";
+    /// The agent's manifest says that it is revoked.
+    ManifestRevoked = 41 => "manifest_revoked", "ask the agent's sponsor; an agent that was revoked needs a new manifest";
+    /// The agent's manifest is older than one that was in force, or another one of the same version.
+    ManifestRolledBack = 42 => "manifest_rolled_back", "put back the newest version of the manifest, or sign a higher one";
+    /// The agent's manifest was issued in the future.
+    ManifestNotYetValid = 43 => "manifest_not_yet_valid", "wait for its `issued_at`, or set the clock of this host";
+    /// The workload's SPIFFE identity is not the agent's.
+    SpiffeIdMismatch = 44 => "spiffe_id_mismatch", "register the workload under the agent's `agent_id`, or correct the policy";
+    /// The workload's SPIFFE identity could not be had.
+    SpiffeUnavailable = 45 => "spiffe_unavailable", "see that the SPIFFE broker runs and knows the workload";
 
     /// The daemon is not answering (its heartbeat is stale).
     DaemonDown = 48 => "daemon_down", "`systemctl start agent-enforcer`; see `agent-enforcer doctor`";
@@ -107,6 +139,20 @@ reasons! {
     /// What no agent may do, whatever its grants: change the kernel, or touch the enforcer and
     /// processes that are not its own.
     Guarded = 67 => "guarded", "find out why the agent tries it; see the event's `guard`";
+
+    /// The only grants that cover the tool were derived from one that has ended or was taken back.
+    GrantParentEnded = 72 => "grant_parent_ended", "issue the grant that it was derived from anew";
+
+    /// The use of the tool needs an approver's yes.
+    NeedsApproval = 80 => "needs_approval", "`agent-enforcer approve`, or take `approval: required` from the tool";
+    /// An approver said no.
+    ApprovalDenied = 81 => "approval_denied", "ask the approver whom the event names";
+    /// No approver answered in time.
+    ApprovalTimeout = 82 => "approval_timeout", "approve sooner, or raise `wait` under `approvals`";
+    /// The use of the tool needs an approver's yes, and nobody is there to give one.
+    ApprovalUnattended = 83 => "approval_unattended", "set `mode: attended` under `approvals` when somebody is there";
+    /// Too many questions of the instance wait for an approver, or it has asked too often.
+    ApprovalLimit = 84 => "approval_limit", "answer what is pending; find out why the agent asks for so much";
 }
 
 impl Reason {

@@ -348,16 +348,16 @@ pub(crate) fn flow_denied<const CURRENT: bool>(case: &Case<CURRENT>, refusal: &R
     tell(RecordKind::FlowDenied, Counter::LostFlowDenied, case, Ruling::of(refusal));
 }
 
-/// Tells of a process.
+/// Tells of a process. `CURRENT`: of the one that runs this.
 #[inline(always)]
-pub(crate) fn process(kind: RecordKind, tgid: u32, tag: &ProcessTag) {
+pub(crate) fn process<const CURRENT: bool>(kind: RecordKind, tgid: u32, tag: &ProcessTag) {
     let Some(mut entry) = ring::reserve::<ProcessRecord>() else {
         return counters::count(Counter::LostProcess);
     };
     // SAFETY: as in `write_call`.
     let record = unsafe { &mut *entry.as_mut_ptr() };
     write_header::<ProcessRecord>(&mut record.header, kind);
-    write_facts::<false>(&mut record.process, tgid, tag);
+    write_facts::<CURRENT>(&mut record.process, tgid, tag);
     match kind {
         // Attesting early spares the first call its wait.
         RecordKind::Classified | RecordKind::Executed | RecordKind::Joined => {

@@ -1,7 +1,8 @@
-//! The control API: gRPC over a unix socket that only root can reach.
+//! The control API: gRPC over a unix socket that only root can reach, and one for approvers.
 //!
 //! In: [`Control`], the domain's own words. Out: a server that answers them to local root
-//! ([`serve`]) and the client that the command line uses ([`Client`]). Generated protocol types
+//! ([`serve`]), and to approvers what concerns them, and the client that the command line uses
+//! ([`Client`]). Generated protocol types
 //! never leave this module (`convert` takes every message apart). Decides nothing about agents.
 
 mod client;
@@ -19,6 +20,7 @@ use std::{
 };
 
 pub use client::{Client, EventItem, EventQuery, EventStream};
+pub use connection::Audience;
 pub use error::ApiError;
 pub use server::Listener;
 
@@ -54,6 +56,11 @@ pub fn socket_path(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("control.sock")
 }
 
+/// Where the approvers' socket of a runtime directory is.
+pub fn approvals_path(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("approvals.sock")
+}
+
 /// Binds `socket` and answers commands until `shutdown` completes.
 ///
 /// The directory of the socket is made where it is missing (mode 0700) and checked. Returns an
@@ -63,5 +70,5 @@ pub async fn serve(
     control: Arc<dyn Control>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ApiError> {
-    Listener::bind(socket)?.serve(control, shutdown).await
+    Listener::bind(socket, Audience::Root)?.serve(control, shutdown).await
 }

@@ -5,6 +5,7 @@
 //! works without it (`policy check`, `doctor`). Decides nothing itself.
 
 mod agents;
+mod answer;
 mod calls;
 mod console;
 mod detach;
@@ -27,14 +28,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub use console::{Console, Exit, Style};
 pub use run::{LogFormat, RunArgs};
 
-use crate::api::{Client, socket_path};
+use crate::api::{Client, approvals_path, socket_path};
 use console::Failure;
 
 const EXAMPLES: &str = "\
 Examples:
   agent-enforcer doctor                          is this host fit for enforcement?
   agent-enforcer policy check ./policy           check a policy, no daemon needed
-  agent-enforcer pending                         which calls wait for a grant?
+  agent-enforcer pending                         which calls wait for a grant or an approver?
   agent-enforcer grant issue --agent coder --tool github \\
       --on-behalf-of ada@example.com --task JIRA-42 --for 15m
   agent-enforcer explain --pid 4711 --to 192.0.2.7:443
@@ -93,8 +94,9 @@ enum Ask {
     #[command(subcommand)]
     Grant(grant::GrantVerb),
     Events(events::EventsArgs),
-    /// List the calls that wait for a decision.
-    Pending,
+    Pending(calls::PendingArgs),
+    Approve(answer::ApproveArgs),
+    Deny(answer::DenyArgs),
     Explain(calls::ExplainArgs),
     Doctor(doctor::DoctorArgs),
     Detach(detach::DetachArgs),
@@ -184,6 +186,13 @@ async fn answer(
     let Request { ask, runtime_dir, output: _ } = request;
     let socket = socket_path(&runtime_dir);
     let connect = || Client::connect(&socket);
+    // Approvers need not be root.
+    let asked = if rustix::process::geteuid().is_root() {
+        socket.clone()
+    } else {
+        approvals_path(&runtime_dir)
+    };
+    let ask_for_approver = || Client::connect(&asked);
     match ask {
         Ask::Status => status::show(&connect().await?, console).await,
         Ask::Agents => agents::list(&connect().await?, console).await,
@@ -200,7 +209,9 @@ async fn answer(
             grant::revoke(args, &connect().await?, console).await
         }
         Ask::Events(args) => events::show(args, &connect().await?, console).await,
-        Ask::Pending => calls::pending(&connect().await?, console).await,
+        Ask::Pending(args) => calls::pending(args, &ask_for_approver().await?, console).await,
+        Ask::Approve(args) => answer::approve(args, &ask_for_approver().await?, console).await,
+        Ask::Deny(args) => answer::deny(args, &ask_for_approver().await?, console).await,
         Ask::Explain(args) => calls::explain(args, &connect().await?, console).await,
         Ask::Doctor(args) => doctor::examine(args, &socket, console).await,
         Ask::Detach(args) => detach::detach(args, &socket, offline, console).await,

@@ -9,13 +9,14 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
+    sync::{PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
 use serde::{Serialize, Serializer};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
-use crate::resolver::policy::Endpoint;
+use crate::resolver::{approval::Verdict, policy::Endpoint};
 
 /// A boxed future of a control call.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + Send + 'a>>;
@@ -53,8 +54,14 @@ pub trait Control: Send + Sync + 'static {
     fn grant_list(&self) -> Reply<'_, Vec<GrantView>>;
     /// Revoke a grant (`g-42`); durable and in force when this returns.
     fn grant_revoke(&self, grant: String, reason: String) -> Reply<'_, GrantView>;
-    /// Calls that wait for a decision.
-    fn pending(&self) -> Reply<'_, Vec<PendingView>>;
+    /// Calls that wait for a decision, for root and approvers.
+    fn pending(&self, authority: Authority) -> Reply<'_, Vec<PendingView>>;
+    /// Whether the policy in force names a user as an approver.
+    fn may_approve(&self, uid: u32) -> bool;
+    /// Changes with what [`Self::pending`] answers.
+    fn pending_changes(&self) -> watch::Receiver<u64>;
+    /// Answers a question of a call that needs approval; durable and in force when this returns.
+    fn answer(&self, spec: AnswerSpec, authority: Authority) -> Reply<'_, AnswerView>;
     /// What would be decided for a process and a destination, and why.
     fn explain(&self, question: ExplainQuestion) -> Reply<'_, Explanation>;
     /// The newest events, and those to come: one JSON line each, as in the events file.
@@ -234,6 +241,83 @@ pub struct PendingView {
     pub until: SystemTime,
     /// Calls that this one answer is for.
     pub calls: usize,
+    /// What approvers are asked, where it waits for one.
+    pub approval: Option<ApprovalView>,
+}
+
+/// Who asks for or answers something, by what the kernel says of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Authority {
+    /// User, in the daemon's user namespace.
+    pub uid: u32,
+    /// Process; 0 where it is not visible to the daemon.
+    pub pid: u32,
+}
+
+/// The users that the policy in force names as approvers.
+#[derive(Debug, Default)]
+pub struct ApproverUsers(RwLock<Vec<u32>>);
+
+impl ApproverUsers {
+    /// A policy came into force.
+    pub fn set(&self, users: Vec<u32>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = users;
+    }
+
+    /// Whether a user is among them.
+    pub fn contains(&self, uid: u32) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&uid)
+    }
+}
+
+/// What approvers are shown of a call that needs their yes.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApprovalView {
+    /// The question, `a-0123456789abcdef`.
+    pub id: String,
+    /// Digest over all that it is about, hex.
+    pub digest: String,
+    /// Digest of the executable, hex; empty where unknown.
+    pub sha256: String,
+    /// User id of the process.
+    pub uid: u32,
+    /// The grant that allows the call, `g-42`; `None` for a standing tool.
+    pub grant: Option<String>,
+    /// On whose behalf.
+    pub principal: Option<String>,
+    /// For which task.
+    pub task: Option<String>,
+}
+
+/// See [`Control::answer`].
+#[derive(Debug, Clone)]
+pub struct AnswerSpec {
+    /// The question, `a-0123456789abcdef`.
+    pub id: String,
+    /// [`ApprovalView::digest`] as it was shown; `None` answers whatever it is about now.
+    pub digest: Option<String>,
+    /// Yes or no.
+    pub verdict: Verdict,
+    /// For every destination of the tool, not only the one that was asked for.
+    pub whole_tool: bool,
+    /// How long it holds.
+    pub lifetime: Duration,
+}
+
+/// An answer that is in force.
+#[derive(Debug, Clone, Serialize)]
+pub struct AnswerView {
+    /// The question.
+    pub id: String,
+    /// `approved` or `denied`.
+    pub verdict: String,
+    /// Who answered.
+    pub approver: String,
+    /// Until when it holds.
+    #[serde(serialize_with = "serialize_time")]
+    pub until: SystemTime,
+    /// Whether it is for every destination of the tool.
+    pub whole_tool: bool,
 }
 
 /// See [`Control::explain`].

@@ -4,6 +4,7 @@
 //! fails before the kernel side changes nothing. End: commands, intake, events; the programs stay
 //! in force. The intake thread ending by itself is fatal and loud: without it nothing is decided.
 
+mod sockets;
 mod workers;
 
 use std::{
@@ -17,13 +18,13 @@ use agent_enforcer_common::config::{Limits, StateWord};
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
-    api,
     cli::{LogFormat, RunArgs},
+    control::{ApproverUsers, Control},
     engine::{DetachOrder, Engine, EngineHandle, Message, Parts, PendingLimits},
     events::{DaemonEvent, Event, EventQueue, EventStage, EventsConfig, SystemClock, start},
     guard::{Guard, GuardedPaths},
@@ -41,6 +42,7 @@ use crate::{
     },
     verdicts::Verdicts,
 };
+use sockets::Sockets;
 
 /// Age of the heartbeat from which the kernel side takes the daemon for dead.
 const HEARTBEAT_STALE: Duration = Duration::from_secs(1);
@@ -89,11 +91,13 @@ async fn serve(args: RunArgs) -> Result<()> {
         tracing::warn!(path = %cgroup_root.display(), "enforcing below one cgroup only: sockets made outside escape");
     }
     let plane = args.plane.resolve()?;
-    let control_socket = api::socket_path(&args.runtime_dir);
-    let listener = api::Listener::bind(&control_socket)?;
+    let sockets = Sockets::bind(&args.runtime_dir)?;
     let store = Arc::new(GrantStore::open(&args.state_dir)?);
     let now = Moment::now()?;
     let grants = store.load(&now)?;
+    let answers = store.load_answers(&now)?;
+    let (changes_told, pending_changes) = watch::channel(0);
+    let approvers = Arc::new(ApproverUsers::default());
     let policy = Policy::load(&args.policy)?;
     let names: Vec<_> = policy.agents().iter().map(|agent| agent.name.as_ref()).collect();
     let agent_ids = store.agent_ids(names)?.into_iter().collect();
@@ -113,6 +117,9 @@ async fn serve(args: RunArgs) -> Result<()> {
         policy,
         agent_ids,
         grants,
+        answers,
+        pending_changes: changes_told,
+        approvers: Arc::clone(&approvers),
         verdicts,
         processes: maps.processes,
         selectors: maps.selectors,
@@ -126,7 +133,7 @@ async fn serve(args: RunArgs) -> Result<()> {
         globs,
         cgroups,
         cgroup_root,
-        control_socket,
+        own_sockets: sockets.paths(),
         plane,
         programs: kernel.programs(),
         limits: pending_limits(&args)?,
@@ -161,23 +168,19 @@ async fn serve(args: RunArgs) -> Result<()> {
         Arc::clone(&store),
         events.clone(),
         args.policy.clone(),
+        pending_changes,
+        approvers,
         detach,
     );
-    let (stop, stopped) = oneshot::channel::<()>();
-    let commands = tokio::spawn(listener.serve(Arc::new(control.clone()), async move {
-        // Dropped or sent: both end it.
-        let _ = stopped.await;
-    }));
+    let answering: Arc<dyn Control> = Arc::new(control.clone());
+    let served = sockets.serve(&answering);
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(takes_over, "enforcing");
 
     let end = wait_for_end(&stage, &control, intake_ended, &mut detach_orders).await?;
     notify(&[sd_notify::NotifyState::Stopping]);
     let result = finish(end, kernel, &inbox, &events).await;
-    drop(stop);
-    if let Err(error) = commands.await? {
-        tracing::warn!(%error, "the control socket did not end cleanly");
-    }
+    served.end().await?;
     if intake.join().is_err() {
         tracing::error!("the intake thread panicked");
     }

@@ -96,6 +96,15 @@ pub struct GrantRef {
     pub task: String,
 }
 
+/// The yes of an approver behind a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ApprovalRef {
+    /// The question that was answered, `a-0123456789abcdef`.
+    pub question: String,
+    /// Who said yes.
+    pub approver: String,
+}
+
 /// A destination that is no IP address, as people know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerName {
@@ -153,6 +162,8 @@ pub struct CallDecision {
     pub tool: Option<Arc<str>>,
     /// The grant.
     pub grant: Option<Arc<GrantRef>>,
+    /// The approver's yes, where it needed one.
+    pub approval: Option<Arc<ApprovalRef>>,
     /// The hook that saw it.
     pub hook: Hook,
     /// Cookie of the socket, 0 where it is of several.

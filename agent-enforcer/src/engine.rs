@@ -5,6 +5,7 @@
 //! back as a [`Message`].
 
 mod adoption;
+mod approvals;
 mod calls;
 mod canary;
 mod force;
@@ -19,6 +20,7 @@ mod queries;
 mod selectors;
 mod start;
 mod tallies;
+mod via;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,7 +36,7 @@ use agent_enforcer_common::{
     record::ProcessFacts,
 };
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub use adoption::AdoptionError;
 pub use handle::{DetachOrder, EngineHandle};
@@ -45,8 +47,8 @@ pub use start::{EngineError, Parts};
 
 use crate::{
     control::{
-        AgentView, ControlError, ExplainQuestion, Explanation, GrantSpec, GrantView, PendingView,
-        PolicyView, Status,
+        AgentView, AnswerSpec, AnswerView, ApproverUsers, Authority, ControlError, ExplainQuestion,
+        Explanation, GrantSpec, GrantView, PendingView, PolicyView, Status,
     },
     decision::Process,
     events::{DaemonEvent, Event, EventQueue},
@@ -58,6 +60,7 @@ use crate::{
         maps::{CounterMaps, ProcessMaps},
     },
     resolver::{
+        approval::{Answer as ApproverAnswer, AnswerTable},
         attestation::{
             digest::{DigestCache, DigestError, Hashed},
             executables::Resolution,
@@ -69,6 +72,7 @@ use crate::{
     },
     verdicts::{VerdictError, Verdicts},
 };
+use approvals::Questions;
 use calls::UseStage;
 use canary::Canary;
 use images::Image;
@@ -77,6 +81,7 @@ use pending::Pending;
 use queries::LOST;
 use selectors::Selectors;
 use tallies::Tallies;
+use via::ViaIndex;
 
 /// Between two heartbeats; the kernel side waits several times as long.
 const HEARTBEAT: Duration = Duration::from_millis(50);
@@ -106,6 +111,10 @@ pub enum Message {
     CheckGrant(GrantSpec, Box<Moment>, Answer<NewGrant>),
     /// A grant was issued or revoked; it is on the disk.
     GrantChanged(Box<Grant>, Answer<GrantView>),
+    /// Check an approver's answer against the question that is open.
+    CheckAnswer(AnswerSpec, Authority, Box<Moment>, Answer<ApproverAnswer>),
+    /// An approver's answer is on the disk.
+    Answered(Box<ApproverAnswer>, Answer<AnswerView>),
     /// A policy was read and its agents have ids.
     NewPolicy(Box<Policy>, Vec<(Arc<str>, AgentId)>, Answer<PolicyView>),
     /// A policy was refused.
@@ -119,7 +128,7 @@ pub enum Message {
     /// See `Control::grant_list`.
     GrantList(Answer<Vec<GrantView>>),
     /// See `Control::pending`.
-    Pending(Answer<Vec<PendingView>>),
+    Pending(Authority, Answer<Vec<PendingView>>),
     /// See `Control::explain`.
     Explain(ExplainQuestion, Answer<Explanation>),
     /// End: the intake thread returns the engine.
@@ -163,6 +172,9 @@ pub struct Engine {
     agent_ids: HashMap<Arc<str>, AgentId>,
     agent_names: HashMap<AgentId, Arc<str>>,
     grants: GrantTable,
+    answers: AnswerTable,
+    questions: Questions,
+    via: ViaIndex,
     verdicts: Verdicts,
     processes: ProcessMaps,
     selectors: Selectors,
@@ -187,6 +199,8 @@ pub struct Engine {
     instances: HashMap<InstanceId, Instance>,
     peers: Peers,
     pending: Pending,
+    pending_changes: watch::Sender<u64>,
+    approvers: Arc<ApproverUsers>,
     use_stages: HashMap<GroupKey, UseStage>,
     started: SystemTime,
     clock: Clock,
@@ -282,6 +296,12 @@ impl Engine {
             Message::GrantChanged(grant, answer) => {
                 let _ = answer.send(self.on_grant_changed(*grant));
             }
+            Message::CheckAnswer(spec, authority, now, answer) => {
+                let _ = answer.send(self.check_answer(&spec, authority, &now));
+            }
+            Message::Answered(given, answer) => {
+                let _ = answer.send(Ok(self.on_answer(*given)));
+            }
             Message::NewPolicy(policy, ids, answer) => {
                 let _ = answer.send(self.on_new_policy(*policy, ids));
             }
@@ -300,8 +320,8 @@ impl Engine {
                 let grants = self.grants.iter().map(|grant| grant.to_view(now_ns)).collect();
                 let _ = answer.send(Ok(grants));
             }
-            Message::Pending(answer) => {
-                let _ = answer.send(Ok(self.pending_view()));
+            Message::Pending(authority, answer) => {
+                let _ = answer.send(self.pending_for(authority));
             }
             Message::Explain(question, answer) => {
                 let _ = answer.send(self.explain(&question));
@@ -333,6 +353,7 @@ impl Engine {
             self.next_housekeeping_ns = now_ns + nanoseconds(HOUSEKEEPING);
             self.end_overdue(now_ns);
             self.retry_uses();
+            self.tell_watchers();
             if now_ns >= self.next_compile_ns {
                 self.recompile();
             }
@@ -341,6 +362,7 @@ impl Engine {
             self.next_survey_ns = now_ns + nanoseconds(SURVEY);
             self.watch_uses(now_ns);
             self.drop_dead_callers();
+            self.tend_questions(now_ns);
             self.continue_forgotten(now_ns);
             self.let_timers_go();
             self.note_ended_grants();
@@ -366,6 +388,10 @@ impl Engine {
 
     /// Executables of the policy came, changed or went.
     fn on_executables(&mut self, resolution: &Resolution) {
+        if self.note_executables(resolution) {
+            // Verdicts were made for files that may be others now.
+            self.recompile();
+        }
         if let Err(error) = self.selectors.set_executables(&self.plan, resolution) {
             tracing::error!(%error, "executables of the policy could not be loaded");
             self.tell(DaemonEvent::Alarm {
@@ -373,6 +399,22 @@ impl Engine {
                 remedy: "name fewer executables in `unix:path:` selectors".to_owned(),
             });
         }
+    }
+
+    /// True where what tools name has changed.
+    fn note_executables(&mut self, resolution: &Resolution) -> bool {
+        let changed = self.via.set_files(resolution, self.plan.executables().len());
+        let unexpected = |problem: &&_| !self.via.is_expected(problem);
+        for problem in resolution.problems.iter().filter(unexpected) {
+            tracing::warn!(%problem, "a path of the policy is incomplete");
+        }
+        changed
+    }
+
+    /// Tells who watches the pending calls.
+    fn tell_watchers(&self) {
+        let changes = self.pending.changes();
+        self.pending_changes.send_if_modified(|told| std::mem::replace(told, changes) != changes);
     }
 
     fn tell(&self, event: DaemonEvent) {

@@ -88,6 +88,12 @@ pub enum DaemonEvent {
     GrantExpired(GrantFacts),
     /// A grant has no uses left.
     GrantUsedUp(GrantFacts),
+    /// A call waits for an approver's yes.
+    ApprovalAsked(Box<ApprovalFacts>),
+    /// An approver said yes.
+    ApprovalGiven(Box<ApprovalFacts>),
+    /// An approver said no.
+    ApprovalRefused(Box<ApprovalFacts>),
     /// A process was recognised as an agent's.
     InstanceStarted(InstanceFacts),
     /// The last process of an instance exited.
@@ -150,6 +156,9 @@ impl DaemonEvent {
             Self::GrantRevoked(_) => "grant_revoked",
             Self::GrantExpired(_) => "grant_expired",
             Self::GrantUsedUp(_) => "grant_used_up",
+            Self::ApprovalAsked(_) => "approval_asked",
+            Self::ApprovalGiven(_) => "approval_given",
+            Self::ApprovalRefused(_) => "approval_refused",
             Self::InstanceStarted(_) => "instance_started",
             Self::InstanceEnded(_) => "instance_ended",
             Self::IdentityRefused { .. } => "identity_refused",
@@ -195,6 +204,39 @@ pub struct GrantFacts {
     pub not_before: SystemTime,
     /// Until when.
     pub expires: SystemTime,
+}
+
+/// A question to approvers, as its events tell it.
+#[derive(Clone, Debug)]
+pub struct ApprovalFacts {
+    /// The question, `a-0123456789abcdef`.
+    pub question: String,
+    /// Digest over what it is about, hex.
+    pub digest: String,
+    /// Name of the agent.
+    pub agent: Arc<str>,
+    /// Owner of the agent.
+    pub owner: Arc<str>,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The process that asked.
+    pub process: Arc<Process>,
+    /// The tool, by name.
+    pub tool: Arc<str>,
+    /// Where the call goes.
+    pub destination: String,
+    /// The grant, `g-42`.
+    pub grant: Option<String>,
+    /// On whose behalf.
+    pub principal: Option<String>,
+    /// For which task.
+    pub task: Option<String>,
+    /// Who answered.
+    pub approver: Option<String>,
+    /// Until when the answer holds.
+    pub until: Option<SystemTime>,
+    /// Whether the answer is for the whole tool.
+    pub whole_tool: bool,
 }
 
 /// An instance, as its events tell it.

@@ -22,7 +22,7 @@ use aya::maps::{Array, MapData, MapError, lpm_trie::Key};
 
 use crate::{
     kernel::maps::VerdictMaps,
-    resolver::policy::{Agent, Compiled, Mode, OnMiss, TcpStall},
+    resolver::policy::{Agent, Compiled, Mode, OnMiss, Policy, TcpStall},
 };
 
 /// A map did not take an entry.
@@ -228,6 +228,7 @@ impl Verdicts {
     /// Loads the profiles of a policy; agents that are not in it are denied everything.
     pub fn load_profiles<'a>(
         &mut self,
+        policy: &Policy,
         agents: impl Iterator<Item = (AgentId, &'a Agent)>,
     ) -> Result<(), VerdictError> {
         let failed = |what| move |source| VerdictError { what, map: names::PROFILES, source };
@@ -235,7 +236,7 @@ impl Verdicts {
             self.maps.profiles.keys().collect::<Result<_, _>>().map_err(failed("read"))?;
         for (id, agent) in agents {
             gone.remove(&id);
-            self.maps.profiles.insert(id, profile(agent), 0).map_err(failed("write"))?;
+            self.maps.profiles.insert(id, profile(policy, agent), 0).map_err(failed("write"))?;
         }
         for id in gone {
             self.maps.profiles.remove(&id).map_err(failed("write"))?;
@@ -285,13 +286,15 @@ impl Verdicts {
     }
 }
 
-fn profile(agent: &Agent) -> AgentProfile {
+fn profile(policy: &Policy, agent: &Agent) -> AgentProfile {
     let audit = match agent.mode {
         Mode::Enforce => 0,
         Mode::Audit => PROFILE_AUDIT,
     };
     let on_miss = match agent.on_miss {
         OnMiss::Stall => 0,
+        // The prefixes don't tell all that is allowed: only the daemon knows.
+        OnMiss::Deny if policy.must_ask_for_some(agent) => 0,
         OnMiss::Deny => PROFILE_DENY_ON_MISS,
     };
     let stall_tcp = match agent.stall_tcp {
@@ -312,7 +315,6 @@ pub const UNTIL_NEXT_GENERATION_NS: u64 = NEVER_NS;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resolver::policy::Policy;
 
     #[test]
     fn a_profile_says_what_the_policy_says() {
@@ -324,7 +326,7 @@ mod tests {
             );
             std::fs::write(dir.path().join("policy.yaml"), text).unwrap();
             let policy = Policy::load(dir.path()).unwrap();
-            profile(policy.agent("bot").unwrap()).flags
+            profile(&policy, policy.agent("bot").unwrap()).flags
         };
         assert_eq!(flags(""), 0);
         assert_eq!(flags(", stall: {tcp: hold}"), 0);

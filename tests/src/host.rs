@@ -3,8 +3,9 @@
 use std::{
     fs,
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Output,
+    process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -346,6 +347,32 @@ impl TestHost {
     /// Runs a command of the operator.
     pub fn try_cli(&self, arguments: &[&str]) -> Output {
         self.daemon.cli(arguments)
+    }
+
+    /// Runs a command of an operator who is not root.
+    pub fn try_cli_as(&self, uid: u32, arguments: &[&str]) -> Output {
+        let reachable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        let program = self.directory.path().join("agent-enforcer");
+        if !program.exists() {
+            // What is above the build's directory may be closed to others.
+            fs::hard_link(binaries::daemon(), &program)
+                .or_else(|_| fs::copy(binaries::daemon(), &program).map(|_| ()))
+                .expect("an own file");
+        }
+        for path in [self.directory.path(), &self.directory.path().join("run")] {
+            let mode = fs::Permissions::clone(&reachable);
+            fs::set_permissions(path, mode).expect("an own directory");
+        }
+        Command::new(program)
+            .uid(uid)
+            .gid(uid)
+            .arg("--runtime-dir")
+            .arg(self.directory.path().join("run"))
+            .args(["--output", "json"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the daemon's binary runs for everybody")
     }
 
     /// Issues a grant; returns its id.

@@ -104,7 +104,7 @@ fn compare(id: u64, slot: u32) {
     let Some(scratch) = selectors::scratch() else { return };
     if scratch.any_match != 0 && selectors::set_cgroup(id, slot, &scratch.terms).is_err() {
         counters::count(Counter::CgroupTableFull);
-        report::process(RecordKind::TableFull, 0, &ProcessTag::default());
+        report::process::<false>(RecordKind::TableFull, 0, &ProcessTag::default());
     }
 }
 

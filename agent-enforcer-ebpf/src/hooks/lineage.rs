@@ -106,7 +106,7 @@ fn on_exec(binprm: impl Fn() -> Address) {
                 ..tag
             };
             if processes::insert(tgid, &tag) {
-                tell(RecordKind::Executed, tgid, tag);
+                tell_own(RecordKind::Executed, tgid, tag);
             }
         }
         Standing::Stranger | Standing::Daemon => {
@@ -139,7 +139,6 @@ fn recognise(task: Task, tgid: u32, cgroup: Option<Cgroup>, executable: Executab
     let Some(cgroup) = cgroup.or_else(|| task.cgroup()) else { return };
     let Some(uid) = task.uid() else { return };
     let Some(agent) = classify(cgroup, uid, executable) else { return };
-    let kind = if joined { RecordKind::Joined } else { RecordKind::Classified };
     let Some(start_ns) = task.start_ns() else {
         return processes::mark_untracked(tgid);
     };
@@ -156,7 +155,12 @@ fn recognise(task: Task, tgid: u32, cgroup: Option<Cgroup>, executable: Executab
         return tell(RecordKind::TableFull, tgid, tag);
     }
     if processes::insert(tgid, &tag) {
-        tell(kind, tgid, tag);
+        if joined {
+            // Whoever moves it there is another process.
+            tell(RecordKind::Joined, tgid, tag);
+        } else {
+            tell_own(RecordKind::Classified, tgid, tag);
+        }
     } else {
         instances::process_gone(tag.instance);
         tell(RecordKind::TableFull, tgid, tag);
@@ -177,11 +181,17 @@ pub(crate) fn exit() {
     if let Some(tag) = processes::remove(tgid)
         && instances::process_gone(tag.instance)
     {
-        tell(RecordKind::InstanceEnded, tgid, tag);
+        tell_own(RecordKind::InstanceEnded, tgid, tag);
     }
 }
 
 #[inline(always)]
 fn tell(kind: RecordKind, tgid: u32, tag: ProcessTag) {
-    report::process(kind, tgid, &tag);
+    report::process::<false>(kind, tgid, &tag);
+}
+
+/// As [`tell`], of the process that runs this: its user and cgroup are known.
+#[inline(always)]
+fn tell_own(kind: RecordKind, tgid: u32, tag: ProcessTag) {
+    report::process::<true>(kind, tgid, &tag);
 }

@@ -26,11 +26,14 @@ use super::{
     convert::from_status,
     error::ApiError,
     socket::check_length,
-    wire::{self, control_client::ControlClient, events_response::Item},
+    wire::{
+        self, approvals_client::ApprovalsClient, control_client::ControlClient,
+        events_response::Item,
+    },
 };
 use crate::control::{
-    AgentView, ExplainQuestion, Explanation, GrantSpec, GrantView, PendingView, PolicyView,
-    Status as DaemonStatus,
+    AgentView, AnswerSpec, AnswerView, ExplainQuestion, Explanation, GrantSpec, GrantView,
+    PendingView, PolicyView, Status as DaemonStatus,
 };
 
 /// How much longer than the daemon's own deadline a client waits, so that the daemon's word comes.
@@ -43,6 +46,13 @@ const KEEPALIVE_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Client {
     commands: ControlClient<Channel>,
+    approvals: ApprovalsClient<Channel>,
+}
+
+/// What waits, as it changes.
+#[derive(Debug)]
+pub struct PendingStream {
+    answers: Streaming<wire::PendingResponse>,
 }
 
 /// Which events to send.
@@ -90,7 +100,10 @@ impl Client {
             .connect_with_connector(tower::ServiceExt::map_err(connector, io::Error::from))
             .await
             .map_err(|error| lost(&error))?;
-        Ok(Self { commands: ControlClient::new(channel).max_decoding_message_size(ANSWER_LIMIT) })
+        let approvals =
+            ApprovalsClient::new(channel.clone()).max_decoding_message_size(ANSWER_LIMIT);
+        let commands = ControlClient::new(channel).max_decoding_message_size(ANSWER_LIMIT);
+        Ok(Self { commands, approvals })
     }
 
     /// See [`crate::control::Control::status`].
@@ -144,10 +157,23 @@ impl Client {
 
     /// See [`crate::control::Control::pending`].
     pub async fn pending(&self) -> Result<Vec<PendingView>, ApiError> {
-        let mut commands = self.commands.clone();
+        let mut approvals = self.approvals.clone();
         let wire::PendingResponse { calls } =
-            within(DEADLINE, commands.pending(wire::PendingRequest {})).await?;
+            within(DEADLINE, approvals.pending(wire::PendingRequest {})).await?;
         Ok(calls.into_iter().map(Into::into).collect())
+    }
+
+    /// The same, at once and whenever it changes.
+    pub async fn watch_pending(&self) -> Result<PendingStream, ApiError> {
+        let mut approvals = self.approvals.clone();
+        let answers = approvals.watch_pending(wire::WatchPendingRequest {});
+        Ok(PendingStream { answers: within(DEADLINE, answers).await? })
+    }
+
+    /// See [`crate::control::Control::answer`].
+    pub async fn answer(&self, spec: AnswerSpec) -> Result<AnswerView, ApiError> {
+        let mut approvals = self.approvals.clone();
+        Ok(within(DEADLINE, approvals.answer(wire::AnswerRequest::from(spec))).await?.into())
     }
 
     /// See [`crate::control::Control::explain`].
@@ -171,6 +197,16 @@ impl Client {
         let wire::DetachResponse {} =
             within(LONG_DEADLINE, commands.detach(wire::DetachRequest { reason })).await?;
         Ok(())
+    }
+}
+
+impl PendingStream {
+    /// What waits now; `None` when the daemon ends.
+    pub async fn next(&mut self) -> Result<Option<Vec<PendingView>>, ApiError> {
+        let answer = self.answers.message().await;
+        let answer = answer.map_err(|status| from_status(&status, KEEPALIVE + KEEPALIVE_LIMIT))?;
+        Ok(answer
+            .map(|wire::PendingResponse { calls }| calls.into_iter().map(Into::into).collect()))
     }
 }
 

@@ -20,7 +20,9 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
-/// Connections of root at the same time.
+use crate::control::Control;
+
+/// Connections of those who are let in, at the same time.
 pub(super) const CONNECTION_LIMIT: usize = 64;
 /// Connections of anybody else at the same time, each long enough to be told no.
 const STRANGER_LIMIT: usize = 4;
@@ -41,9 +43,28 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Whether it may give commands: root only, for now.
-    pub(super) const fn may_command(self) -> bool {
+    /// Whether it may give commands: root only.
+    pub(super) const fn is_root(self) -> bool {
         self.uid == 0
+    }
+}
+
+/// Who is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Root.
+    Root,
+    /// Root, and whom the policy in force names as an approver.
+    Approvers,
+}
+
+impl Audience {
+    /// Whether a peer is let in for as long as it likes. Commands ask again who it is.
+    pub(super) fn admits(self, peer: Peer, control: &dyn Control) -> bool {
+        match self {
+            Self::Root => peer.is_root(),
+            Self::Approvers => peer.is_root() || control.may_approve(peer.uid),
+        }
     }
 }
 
@@ -51,6 +72,7 @@ impl Peer {
 pub(super) struct Connection {
     stream: UnixStream,
     peer: Peer,
+    admitted: bool,
     /// Until the greeting was read; for a stranger, as long as the connection lasts.
     deadline: Option<Pin<Box<Sleep>>>,
     /// Bytes of the greeting that are still to come.
@@ -61,6 +83,8 @@ pub(super) struct Connection {
 /// The stream of accepted connections; it never ends.
 pub(super) struct Incoming {
     listener: UnixListener,
+    audience: Audience,
+    control: Arc<dyn Control>,
     places: Arc<Semaphore>,
     stranger_places: Arc<Semaphore>,
     pause: Option<Pin<Box<Sleep>>>,
@@ -68,9 +92,15 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// Accepts on `listener`.
-    pub(super) fn new(listener: UnixListener) -> Self {
+    pub(super) fn new(
+        listener: UnixListener,
+        audience: Audience,
+        control: Arc<dyn Control>,
+    ) -> Self {
         Self {
             listener,
+            audience,
+            control,
             places: Arc::new(Semaphore::new(CONNECTION_LIMIT)),
             stranger_places: Arc::new(Semaphore::new(STRANGER_LIMIT)),
             pause: None,
@@ -87,10 +117,15 @@ impl Incoming {
             }
         };
         let peer = Peer { uid: credentials.uid(), pid: credentials.pid().unwrap_or(0) };
-        let places = if peer.may_command() {
+        let admitted = self.audience.admits(peer, &*self.control);
+        let places = if admitted {
             &self.places
         } else {
-            tracing::warn!(peer.uid, peer.pid, "refused a control connection: not root");
+            tracing::warn!(
+                peer.uid,
+                peer.pid,
+                "refused a control connection: neither root nor an approver"
+            );
             &self.stranger_places
         };
         let Ok(place) = Arc::clone(places).try_acquire_owned() else {
@@ -100,6 +135,7 @@ impl Incoming {
         Some(Connection {
             stream,
             peer,
+            admitted,
             deadline: Some(Box::pin(sleep(GREETING_LIMIT))),
             greeting: GREETING_BYTES,
             _place: place,
@@ -155,7 +191,7 @@ impl AsyncRead for Connection {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let read = buffer.filled().len().saturating_sub(before);
         self.greeting = self.greeting.saturating_sub(read);
-        if self.greeting == 0 && self.peer.may_command() {
+        if self.greeting == 0 && self.admitted {
             self.deadline = None;
         }
         Poll::Ready(Ok(()))

@@ -84,6 +84,10 @@ fn each<T: Into<U>, U, Out: FromIterator<U>>(all: impl IntoIterator<Item = T>) -
     all.into_iter().map(Into::into).collect()
 }
 
+fn optional<T: Into<U>, U>(one: Option<T>) -> Option<U> {
+    one.map(Into::into)
+}
+
 /// An error of the domain on its way out; its message stays whole up to [`MESSAGE_LIMIT`].
 pub(super) fn to_status(error: ControlError) -> Status {
     let (code, kind, message) = match error {

@@ -20,13 +20,18 @@ use tonic::{
 
 use super::{
     DEADLINE, HEADER_LIMIT, LONG_DEADLINE, REQUEST_LIMIT,
-    connection::{Incoming, Peer},
+    connection::{Audience, Incoming, Peer},
     convert::to_status,
     error::ApiError,
     socket::ControlSocket,
-    wire::{self, control_server::ControlServer, events_response::Item},
+    wire::{
+        self, approvals_server::ApprovalsServer, control_server::ControlServer,
+        events_response::Item,
+    },
 };
-use crate::control::{Control, ControlError, EventFeed, ExplainQuestion, GrantSpec};
+use crate::control::{
+    AnswerSpec, Authority, Control, ControlError, EventFeed, ExplainQuestion, GrantSpec,
+};
 
 /// Commands that one connection may have under way.
 const STREAM_LIMIT: u32 = 16;
@@ -41,15 +46,16 @@ const FEED_QUEUE: usize = 64;
 /// A control socket that is bound but not served yet.
 #[derive(Debug)]
 pub struct Listener {
+    audience: Audience,
     socket: ControlSocket,
     connections: UnixListener,
 }
 
 impl Listener {
     /// Takes the socket; see [`super::serve`]. Clients that connect wait until it is served.
-    pub fn bind(socket: &Path) -> Result<Self, ApiError> {
-        let (socket, connections) = ControlSocket::bind(socket)?;
-        Ok(Self { socket, connections })
+    pub fn bind(socket: &Path, audience: Audience) -> Result<Self, ApiError> {
+        let (socket, connections) = ControlSocket::bind(socket, audience)?;
+        Ok(Self { audience, socket, connections })
     }
 
     /// Answers commands until `shutdown` completes, then ends event feeds, lets open commands
@@ -59,20 +65,27 @@ impl Listener {
         control: Arc<dyn Control>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ApiError> {
-        let Self { socket, connections } = self;
+        let Self { audience, socket, connections } = self;
         let failed =
             |source| ApiError::System { action: "serve", path: socket.path().to_owned(), source };
         let connections = tokio::net::UnixListener::from_std(connections).map_err(failed)?;
         let (stop, mut stopping) = watch::channel(false);
-        let commands = Commands { control, stopping: stopping.clone() };
-        let service = ControlServer::new(commands).max_decoding_message_size(REQUEST_LIMIT);
+        let incoming = Incoming::new(connections, audience, Arc::clone(&control));
+        let commands = Commands { control: Arc::clone(&control), stopping: stopping.clone() };
+        let for_root =
+            ControlServer::new(commands.clone()).max_decoding_message_size(REQUEST_LIMIT);
+        let for_root = (audience == Audience::Root)
+            .then(|| InterceptedService::new(for_root, check_peer(Audience::Root, &control)));
+        let for_all = ApprovalsServer::new(commands).max_decoding_message_size(REQUEST_LIMIT);
+        let for_all = InterceptedService::new(for_all, check_peer(audience, &control));
         let server = Server::builder()
             .max_concurrent_streams(STREAM_LIMIT)
             .http2_max_header_list_size(HEADER_LIMIT)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
-            .add_service(InterceptedService::new(service, check_peer))
-            .serve_with_incoming_shutdown(Incoming::new(connections), async {
+            .add_optional_service(for_root)
+            .add_service(for_all)
+            .serve_with_incoming_shutdown(incoming, async {
                 shutdown.await;
                 stop.send_replace(true);
             });
@@ -92,24 +105,49 @@ impl Listener {
     }
 }
 
-/// Root only, for now. The peer comes from the kernel, never from the request.
-fn check_peer(request: Request<()>) -> Result<Request<()>, Status> {
-    match request.extensions().get::<Peer>() {
-        Some(peer) if peer.may_command() => Ok(request),
-        Some(peer) => Err(Status::permission_denied(format!(
-            "the control API answers root, and this is user {}",
-            peer.uid
-        ))),
+/// The peer comes from the kernel, never from the request.
+fn check_peer(
+    audience: Audience,
+    control: &Arc<dyn Control>,
+) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone + use<> {
+    let control = Arc::clone(control);
+    move |request| match request.extensions().get::<Peer>() {
+        Some(peer) if audience.admits(*peer, &*control) => Ok(request),
+        Some(peer) => {
+            let who = match audience {
+                Audience::Root => "root",
+                Audience::Approvers => "root and the policy's approvers",
+            };
+            let uid = peer.uid;
+            Err(Status::permission_denied(format!("this answers {who}, and this is user {uid}")))
+        }
         None => Err(Status::permission_denied("the peer of this connection is unknown")),
     }
 }
 
+/// Who asks; `check_peer` has refused whoever is unknown.
+fn authority<T>(request: &Request<T>) -> Result<Authority, Status> {
+    let Peer { uid, pid } = request
+        .extensions()
+        .get::<Peer>()
+        .ok_or_else(|| Status::permission_denied("the peer of this connection is unknown"))?;
+    Ok(Authority { uid: *uid, pid: u32::try_from(*pid).unwrap_or_default() })
+}
+
+#[derive(Clone)]
 struct Commands {
     control: Arc<dyn Control>,
     stopping: watch::Receiver<bool>,
 }
 
 impl Commands {
+    async fn pending_for(&self, authority: Authority) -> Result<wire::PendingResponse, Status> {
+        let calls = self
+            .run(DEADLINE, move |control| async move { control.pending(authority).await })
+            .await?;
+        Ok(wire::PendingResponse { calls: calls.into_iter().map(Into::into).collect() })
+    }
+
     /// Runs one command to its end, and waits for it for at most `deadline`.
     async fn run<T, F>(
         &self,
@@ -215,11 +253,9 @@ impl wire::control_server::Control for Commands {
 
     async fn pending(
         &self,
-        _: Request<wire::PendingRequest>,
+        request: Request<wire::PendingRequest>,
     ) -> Result<Response<wire::PendingResponse>, Status> {
-        let calls = self.run(DEADLINE, |control| async move { control.pending().await }).await?;
-        let calls = calls.into_iter().map(Into::into).collect();
-        Ok(Response::new(wire::PendingResponse { calls }))
+        Ok(Response::new(self.pending_for(authority(&request)?).await?))
     }
 
     async fn explain(
@@ -262,6 +298,70 @@ impl wire::control_server::Control for Commands {
     }
 }
 
+#[tonic::async_trait]
+impl wire::approvals_server::Approvals for Commands {
+    async fn pending(
+        &self,
+        request: Request<wire::PendingRequest>,
+    ) -> Result<Response<wire::PendingResponse>, Status> {
+        Ok(Response::new(self.pending_for(authority(&request)?).await?))
+    }
+
+    type WatchPendingStream = ReceiverStream<Result<wire::PendingResponse, Status>>;
+
+    async fn watch_pending(
+        &self,
+        request: Request<wire::WatchPendingRequest>,
+    ) -> Result<Response<Self::WatchPendingStream>, Status> {
+        let authority = authority(&request)?;
+        let first = self.pending_for(authority).await?;
+        let (queue, answers) = mpsc::channel(1);
+        tokio::spawn(watch_pending(self.clone(), authority, first, queue));
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn answer(
+        &self,
+        request: Request<wire::AnswerRequest>,
+    ) -> Result<Response<wire::AnswerResponse>, Status> {
+        log_change("answer", &request);
+        let authority = authority(&request)?;
+        let spec = AnswerSpec::from(request.into_inner());
+        let answer = self
+            .run(DEADLINE, move |control| async move { control.answer(spec, authority).await })
+            .await?;
+        Ok(Response::new(answer.into()))
+    }
+}
+
+/// What waits, now and whenever it changes, until the client goes away or the daemon stops. A client
+/// that is slow gets the newest state, not every one. Each time it is asked anew who may know it.
+async fn watch_pending(
+    commands: Commands,
+    authority: Authority,
+    first: wire::PendingResponse,
+    queue: mpsc::Sender<Result<wire::PendingResponse, Status>>,
+) {
+    let mut changes = commands.control.pending_changes();
+    changes.mark_unchanged();
+    let mut stopping = commands.stopping.clone();
+    let mut next = Ok(first);
+    loop {
+        let last = next.is_err();
+        if queue.send(next).await.is_err() || last {
+            return;
+        }
+        next = tokio::select! {
+            () = queue.closed() => return,
+            told = changes.changed() => match told {
+                Ok(()) => commands.pending_for(authority).await,
+                Err(_gone) => Err(ended()),
+            },
+            () = async { drop(stopping.wait_for(|stop| *stop).await) } => Err(ended()),
+        };
+    }
+}
+
 type FeedQueue = mpsc::Sender<Result<wire::EventsResponse, Status>>;
 type Live = (tokio::sync::broadcast::Receiver<String>, watch::Receiver<bool>);
 
@@ -297,5 +397,5 @@ fn item(item: Item) -> wire::EventsResponse {
 }
 
 fn ended() -> Status {
-    to_status(ControlError::Unavailable("the daemon is stopping: no more events".to_owned()))
+    to_status(ControlError::Unavailable("the daemon is stopping: nothing more to tell".to_owned()))
 }

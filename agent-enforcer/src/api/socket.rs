@@ -21,7 +21,10 @@ use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
 
-use super::error::{ApiError, DirectoryFault};
+use super::{
+    connection::Audience,
+    error::{ApiError, DirectoryFault},
+};
 
 /// Bytes of a path that fit `sockaddr_un.sun_path`, with the final zero left out.
 pub(super) const PATH_LIMIT: usize = 107;
@@ -43,7 +46,7 @@ pub(super) struct ControlSocket {
 
 impl ControlSocket {
     /// Takes the path: checks the directory, removes what a dead daemon left, binds.
-    pub(super) fn bind(path: &Path) -> Result<(Self, UnixListener), ApiError> {
+    pub(super) fn bind(path: &Path, audience: Audience) -> Result<(Self, UnixListener), ApiError> {
         check_length(path)?;
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -52,7 +55,7 @@ impl ControlSocket {
         prepare_directory(directory)?;
         let lock = take_lock(path)?;
         remove_stale(path)?;
-        let listener = bind_private(path)?;
+        let listener = bind_with_mode(path, mode_for(audience))?;
         let found = fs::symlink_metadata(path).map_err(|source| system("look at", path, source))?;
         let identity = (found.dev(), found.ino());
         Ok((Self { path: path.to_owned(), identity, _lock: lock }, listener))
@@ -168,15 +171,23 @@ fn remove_stale(path: &Path) -> Result<(), ApiError> {
     }
 }
 
+/// Who may connect at all. Who is answered is asked of the kernel at each connection.
+const fn mode_for(audience: Audience) -> u32 {
+    match audience {
+        Audience::Root => 0o600,
+        Audience::Approvers => 0o666,
+    }
+}
+
 /// Binds and sets the mode before anybody can connect; the process's umask is left alone.
-fn bind_private(path: &Path) -> Result<UnixListener, ApiError> {
+fn bind_with_mode(path: &Path, mode: u32) -> Result<UnixListener, ApiError> {
     let failed = |source: rustix::io::Errno| system("bind", path, source.into());
     let address = SocketAddrUnix::new(path).map_err(failed)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket: OwnedFd =
         socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
     bind(&socket, &address).map_err(failed)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))
+    fs::set_permissions(path, Permissions::from_mode(mode))
         .map_err(|source| system("set the mode of", path, source))?;
     listen(&socket, BACKLOG).map_err(failed)?;
     Ok(UnixListener::from(socket))
@@ -192,6 +203,10 @@ mod tests {
 
     use super::*;
 
+    fn bind(path: &Path) -> Result<(ControlSocket, UnixListener), ApiError> {
+        ControlSocket::bind(path, Audience::Root)
+    }
+
     fn directory() -> tempfile::TempDir {
         tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap()
     }
@@ -206,7 +221,7 @@ mod tests {
     fn makes_directory_and_socket_private() {
         let root = directory();
         let path = root.path().join("run/control.sock");
-        let (socket, _listener) = ControlSocket::bind(&path).unwrap();
+        let (socket, _listener) = bind(&path).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);
         assert_eq!(mode(path.parent().unwrap()), 0o700);
@@ -215,20 +230,22 @@ mod tests {
     }
 
     #[test]
+    fn approvers_can_reach_theirs() {
+        let root = directory();
+        let path = root.path().join("approvals.sock");
+        let (_socket, _listener) = ControlSocket::bind(&path, Audience::Approvers).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
+    }
+
+    #[test]
     fn refuses_directory_that_others_can_change() {
         let root = directory();
         let open = root.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, Permissions::from_mode(0o770)).unwrap();
-        assert_eq!(
-            fault(ControlSocket::bind(&open.join("control.sock"))),
-            DirectoryFault::Writable(0o770)
-        );
+        assert_eq!(fault(bind(&open.join("control.sock"))), DirectoryFault::Writable(0o770));
         // One level further down it is as unsafe.
-        assert_eq!(
-            fault(ControlSocket::bind(&open.join("below/control.sock"))),
-            DirectoryFault::Writable(0o770)
-        );
+        assert_eq!(fault(bind(&open.join("below/control.sock"))), DirectoryFault::Writable(0o770));
     }
 
     #[test]
@@ -238,10 +255,7 @@ mod tests {
         let foreign = root.path().join("foreign");
         fs::create_dir(&foreign).unwrap();
         chown(&foreign, Some(65534), Some(65534)).unwrap();
-        assert_eq!(
-            fault(ControlSocket::bind(&foreign.join("control.sock"))),
-            DirectoryFault::Owner(65534)
-        );
+        assert_eq!(fault(bind(&foreign.join("control.sock"))), DirectoryFault::Owner(65534));
     }
 
     #[test]
@@ -249,22 +263,16 @@ mod tests {
         let root = directory();
         let link = root.path().join("link");
         symlink(root.path(), &link).unwrap();
-        assert_eq!(
-            fault(ControlSocket::bind(&link.join("control.sock"))),
-            DirectoryFault::SymbolicLink
-        );
+        assert_eq!(fault(bind(&link.join("control.sock"))), DirectoryFault::SymbolicLink);
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(
-            fault(ControlSocket::bind(&file.join("control.sock"))),
-            DirectoryFault::NotADirectory
-        );
+        assert_eq!(fault(bind(&file.join("control.sock"))), DirectoryFault::NotADirectory);
     }
 
     #[test]
     fn refuses_path_that_does_not_fit() {
         let path = Path::new("/run").join("x".repeat(100)).join("control.sock");
-        assert!(matches!(ControlSocket::bind(&path), Err(ApiError::PathTooLong { .. })));
+        assert!(matches!(bind(&path), Err(ApiError::PathTooLong { .. })));
     }
 
     #[test]
@@ -272,7 +280,7 @@ mod tests {
         let root = directory();
         let path = root.path().join("control.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(ControlSocket::bind(&path), Err(ApiError::PathTaken { .. })));
+        assert!(matches!(bind(&path), Err(ApiError::PathTaken { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
@@ -282,7 +290,7 @@ mod tests {
         let path = root.path().join("control.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "a dropped listener leaves its file");
-        let (_socket, _listener) = ControlSocket::bind(&path).unwrap();
+        let (_socket, _listener) = bind(&path).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -290,22 +298,22 @@ mod tests {
     fn refuses_while_another_daemon_has_lock_or_socket() {
         let root = directory();
         let path = root.path().join("control.sock");
-        let (socket, listener) = ControlSocket::bind(&path).unwrap();
-        assert!(matches!(ControlSocket::bind(&path), Err(ApiError::AlreadyRunning { .. })));
+        let (socket, listener) = bind(&path).unwrap();
+        assert!(matches!(bind(&path), Err(ApiError::AlreadyRunning { .. })));
         // Even with its socket file gone, the lock tells.
         fs::remove_file(&path).unwrap();
-        assert!(matches!(ControlSocket::bind(&path), Err(ApiError::AlreadyRunning { .. })));
+        assert!(matches!(bind(&path), Err(ApiError::AlreadyRunning { .. })));
         drop((socket, listener));
         // A daemon that knows no lock is found by connecting.
         let _other = UnixListener::bind(&path).unwrap();
-        assert!(matches!(ControlSocket::bind(&path), Err(ApiError::AlreadyRunning { .. })));
+        assert!(matches!(bind(&path), Err(ApiError::AlreadyRunning { .. })));
     }
 
     #[test]
     fn leaves_a_socket_that_replaced_its_own() {
         let root = directory();
         let path = root.path().join("control.sock");
-        let (socket, _listener) = ControlSocket::bind(&path).unwrap();
+        let (socket, _listener) = bind(&path).unwrap();
         // Both exist at once, so that the file system can't reuse the inode number.
         let other = root.path().join("other.sock");
         let _other = UnixListener::bind(&other).unwrap();

@@ -35,9 +35,30 @@ pub(super) struct ExplainArgs {
     to: ExplainTarget,
 }
 
-pub(super) async fn pending(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let calls = client.pending().await?;
-    console.show(&*calls, |calls, style| render_pending(calls, SystemTime::now(), style))
+/// List the calls that wait for a decision.
+#[derive(Debug, Args)]
+pub(super) struct PendingArgs {
+    /// Go on, and list them again whenever they change; with `--output json` one line each time.
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(super) async fn pending(
+    args: PendingArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let PendingArgs { watch } = args;
+    let render = |calls: &[PendingView], style| render_pending(calls, SystemTime::now(), style);
+    if !watch {
+        let calls = client.pending().await?;
+        return console.show(&*calls, render);
+    }
+    let mut changes = client.watch_pending().await?;
+    while let Some(calls) = changes.next().await? {
+        console.show(&*calls, render)?;
+    }
+    Ok(Exit::Done)
 }
 
 pub(super) async fn explain(
@@ -66,6 +87,8 @@ fn render_pending(calls: &[PendingView], now: SystemTime, style: Style) -> Strin
         "CALLS",
         "SINCE",
         "DENIED",
+        "APPROVE",
+        "ON BEHALF OF",
     ];
     let mut table = Table::new(&headings, style);
     for call in calls {
@@ -81,7 +104,9 @@ fn render_pending(calls: &[PendingView], now: SystemTime, style: Style) -> Strin
             since,
             until,
             calls,
+            approval,
         } = call;
+        let asked = approval.as_ref();
         table.toned_row([
             (agent, Tone::Plain),
             (instance, Tone::Plain),
@@ -93,10 +118,22 @@ fn render_pending(calls: &[PendingView], now: SystemTime, style: Style) -> Strin
             (&calls.to_string(), Tone::Plain),
             (&relative(*since, now), Tone::Plain),
             (&relative(*until, now), Tone::Warning),
+            (asked.map_or("-", |asked| &asked.id), Tone::Plain),
+            (asked.and_then(|asked| asked.principal.as_deref()).unwrap_or("-"), Tone::Plain),
         ]);
     }
     let mut text = table.finish();
-    text.push_str("\n`agent-enforcer grant issue --agent AGENT --tool TOOL ...` lets them go\n");
+    text.push('\n');
+    if calls.iter().any(|call| call.approval.is_some()) {
+        text.push_str(
+            "`agent-enforcer approve a-ID` or `deny a-ID` answers what asks for an approver\n",
+        );
+    }
+    if calls.iter().any(|call| call.approval.is_none()) {
+        text.push_str(
+            "`agent-enforcer grant issue --agent AGENT --tool TOOL ...` lets the others go\n",
+        );
+    }
     text
 }
 

@@ -205,11 +205,11 @@ fn grant(text: &str) -> Result<String, String> {
         .ok_or_else(|| "a grant is written `g-42`; see `agent-enforcer grant list`".to_owned())
 }
 
-fn lifetime(text: &str) -> Result<Duration, String> {
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a duration such as 90s, 15m or 2h"))?;
     if !(Duration::from_secs(1)..=LONGEST).contains(&duration) {
-        return Err(format!("a grant lasts from 1s to {}", span(LONGEST)));
+        return Err(format!("it lasts from 1s to {}", span(LONGEST)));
     }
     Ok(duration)
 }

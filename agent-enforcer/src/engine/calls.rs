@@ -17,11 +17,14 @@ use agent_enforcer_common::{
     destination::{Destination, PROTOCOL_TCP, PeerFamily},
     id::{GrantId, ToolId},
     reason::Reason,
-    record::{CALL_LIVE_FLOW, CALL_PARKED, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Hook},
+    record::{
+        CALL_LIVE_FLOW, CALL_PARKED, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Hook, ProcessFacts,
+    },
 };
 
 use super::{
     Engine,
+    approvals::{Asking, Standing},
     images::ImageStanding,
     nanoseconds,
     pending::{Awaits, GroupKey, WaitingCall},
@@ -30,7 +33,7 @@ use crate::{
     decision::Outcome,
     resolver::{
         grant::GrantState,
-        policy::{Agent, Mode, OnMiss, Ruling, rule},
+        policy::{Agent, Approval, ImageOperand, Mode, OnMiss, Question, Ruling, rule},
     },
     verdicts::{Allowance, Extent, UNTIL_NEXT_GENERATION_NS},
 };
@@ -45,6 +48,16 @@ const IDENTITY_LIMIT: Duration = Duration::from_secs(10);
 /// system can't tell it from a successor with its inode number. Callers that must not wait come back
 /// for their answer in that time.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// What a call is allowed under, but for a use and an approver's yes.
+#[derive(Clone, Copy)]
+struct Entitled {
+    tool: ToolId,
+    grant: Option<GrantId>,
+    expires_ns: u64,
+    reason: Reason,
+    counted: bool,
+}
 
 /// What is to be done about one question.
 enum Resolution {
@@ -118,11 +131,45 @@ impl Engine {
     /// What exactly is missing; `None` where nothing is any more: it was granted meanwhile.
     fn missing(&self, record: &CallRecord) -> Option<Reason> {
         let agent = self.policy.agent(self.agent_names.get(&record.process.agent)?)?;
-        let (instance, now_ns) = (record.process.instance, self.clock.now_ns());
-        let tool = self.tool_at(&record.destination);
-        match rule(agent, &self.grants, instance, tool, now_ns) {
+        let via = self.tools_named_by(&record.process);
+        let question = self.question(agent, &record.process, &record.destination, &via);
+        match rule(&question) {
             Ruling::Deny { reason, .. } | Ruling::Wait { reason, .. } => Some(reason),
-            Ruling::Allow { .. } => None,
+            Ruling::Allow { approval: Approval::Required, .. } => Some(Reason::NeedsApproval),
+            Ruling::Allow { approval: Approval::None, .. } => None,
+        }
+    }
+
+    /// The tools whose `via` names an image's executable.
+    pub(super) fn tools_named_by(&self, facts: &ProcessFacts) -> Vec<ToolId> {
+        let image = self.images.get(&facts.exec);
+        self.via.tools_of(facts, image.and_then(|image| image.process.sha256.as_ref()))
+    }
+
+    /// Everything that has a say in a call, now.
+    pub(super) fn question<'a>(
+        &'a self,
+        agent: &'a Agent,
+        facts: &ProcessFacts,
+        destination: &'a Destination,
+        via: &'a [ToolId],
+    ) -> Question<'a> {
+        let outside = self.images.get(&facts.exec).and_then(|image| match image.standing {
+            ImageStanding::Limited(reason) => Some(reason),
+            ImageStanding::Hashing
+            | ImageStanding::Attested
+            | ImageStanding::Refused(_)
+            | ImageStanding::Unreadable(_) => None,
+        });
+        Question {
+            policy: &self.policy,
+            agent,
+            grants: &self.grants,
+            instance: facts.instance,
+            image: ImageOperand { outside, via },
+            destination,
+            tool: self.tool_at(destination),
+            now_ns: self.clock.now_ns(),
         }
     }
 
@@ -146,6 +193,8 @@ impl Engine {
             ImageStanding::Refused(reason) | ImageStanding::Unreadable(reason) => {
                 return passing(reason);
             }
+            // Its identity stays unknown to the kernel side, which asks about all that it does.
+            ImageStanding::Limited(_) => {}
             ImageStanding::Attested => {
                 if record.flags & CALL_UNATTESTED != 0 {
                     let written = self.verdicts.identify(record.process.exec, None);
@@ -162,39 +211,30 @@ impl Engine {
             return passing(Reason::AgentUnknown);
         };
         let now_ns = self.clock.now_ns();
-        let tool = self.tool_at(&destination);
-        match rule(agent, &self.grants, record.process.instance, tool, now_ns) {
-            Ruling::Allow { tool, grant, expires_ns, reason, counted: false } => {
-                let grant = grant.unwrap_or_default();
-                let expires_ns = if self.peers.is_ambiguous(&destination) {
-                    expires_ns.min(now_ns + nanoseconds(LOOK_AGAIN))
-                } else {
-                    expires_ns
-                };
-                let (extent, marks) = (Extent::Any, agent.socket_mark.is_some());
-                let allowance = Allowance { expires_ns, grant, tool, reason, extent, marks };
-                Resolution::Allow { tool, allowance }
+        let via = self.tools_named_by(&record.process);
+        let ruling = rule(&self.question(agent, &record.process, &destination, &via));
+        let can_wait = record.flags & CALL_LIVE_FLOW == 0
+            && agent.mode == Mode::Enforce
+            && agent.on_miss == OnMiss::Stall
+            && !agent.stall_limit.is_zero();
+        match ruling {
+            Ruling::Allow { tool, grant, expires_ns, reason, counted, approval } => {
+                let entitled = Entitled { tool, grant, expires_ns, reason, counted };
+                match approval {
+                    Approval::None => self.resolve_entitled(&name, record, entitled, now_ns),
+                    Approval::Required => {
+                        self.resolve_approval(&name, record, entitled, can_wait, now_ns)
+                    }
+                }
             }
             Ruling::Deny { reason, tool } => {
                 Resolution::Deny { reason: agent.on_miss.denial(reason), tool, lasting: true }
-            }
-            Ruling::Allow { tool, grant, counted: true, .. } => {
-                match (self.given_allowance(agent, record, tool, now_ns), grant) {
-                    (Some(allowance), _) => Resolution::Allow { tool, allowance },
-                    (None, Some(grant)) => Resolution::Spend { grant, tool },
-                    (None, None) => passing(Reason::Internal),
-                }
             }
             Ruling::Wait { reason, tool } => {
                 if let Some(allowance) = self.given_allowance(agent, record, tool, now_ns) {
                     return Resolution::Allow { tool, allowance };
                 }
-                let live = record.flags & CALL_LIVE_FLOW != 0;
-                let denies = live
-                    || agent.mode == Mode::Audit
-                    || agent.on_miss == OnMiss::Deny
-                    || agent.stall_limit.is_zero();
-                if denies {
+                if !can_wait {
                     let reason = agent.on_miss.denial(reason);
                     return Resolution::Deny { reason, tool: Some(tool), lasting: true };
                 }
@@ -204,6 +244,68 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// A call that nothing but perhaps an approver's yes is missing for.
+    fn resolve_approval(
+        &mut self,
+        agent: &str,
+        record: &CallRecord,
+        entitled: Entitled,
+        can_wait: bool,
+        now_ns: u64,
+    ) -> Resolution {
+        let Entitled { tool, grant, .. } = entitled;
+        let asking = if can_wait { Asking::Yes } else { Asking::No };
+        let denied = |reason| Resolution::Deny { reason, tool: Some(tool), lasting: false };
+        match self.approval(record, agent, tool, grant, asking, now_ns) {
+            Standing::Given { expires_ns } => {
+                let expires_ns = entitled.expires_ns.min(expires_ns);
+                let entitled = Entitled { expires_ns, ..entitled };
+                self.resolve_entitled(agent, record, entitled, now_ns)
+            }
+            Standing::Refused => denied(Reason::ApprovalDenied),
+            Standing::Asked(question) => Resolution::Wait {
+                awaits: Awaits::Approval { tool, question },
+                limit: self.policy.approvals().wait,
+            },
+            Standing::Unasked(reason) => denied(reason),
+        }
+    }
+
+    /// A call that nothing is missing for, but perhaps a use.
+    fn resolve_entitled(
+        &self,
+        agent: &str,
+        record: &CallRecord,
+        entitled: Entitled,
+        now_ns: u64,
+    ) -> Resolution {
+        let Entitled { tool, grant, expires_ns, reason, counted } = entitled;
+        let Some(agent) = self.policy.agent(agent) else {
+            return Resolution::Deny { reason: Reason::AgentUnknown, tool: None, lasting: false };
+        };
+        if counted {
+            return match (self.given_allowance(agent, record, tool, now_ns), grant) {
+                (Some(allowance), _) => {
+                    let expires_ns = allowance.expires_ns.min(expires_ns);
+                    Resolution::Allow { tool, allowance: Allowance { expires_ns, ..allowance } }
+                }
+                (None, Some(grant)) => Resolution::Spend { grant, tool },
+                (None, None) => {
+                    Resolution::Deny { reason: Reason::Internal, tool: None, lasting: false }
+                }
+            };
+        }
+        let expires_ns = if self.peers.is_ambiguous(&record.destination) {
+            expires_ns.min(now_ns + nanoseconds(LOOK_AGAIN))
+        } else {
+            expires_ns
+        };
+        let grant = grant.unwrap_or_default();
+        let (extent, marks) = (Extent::Any, agent.socket_mark.is_some());
+        let allowance = Allowance { expires_ns, grant, tool, reason, extent, marks };
+        Resolution::Allow { tool, allowance }
     }
 
     /// What a call may go ahead under although no use is left for another: a live flow under the
@@ -224,9 +326,12 @@ impl Engine {
             return None;
         };
         let (grant, tool) = (self.grants.get(grant)?, self.policy.tool(tool)?);
-        let lives = match grant.state(now_ns) {
+        let lives = match self.policy.standing_of(grant, tool.id, now_ns) {
             GrantState::Live | GrantState::UsedUp => true,
-            GrantState::NotYetValid | GrantState::Expired | GrantState::Revoked => false,
+            GrantState::NotYetValid
+            | GrantState::Expired
+            | GrantState::Revoked
+            | GrantState::BeyondPrincipal => false,
         };
         let subject = &grant.subject;
         let same_subject = subject.agent == agent.name

@@ -10,11 +10,12 @@ use agent_enforcer_common::{
     id::{AgentId, InstanceId},
 };
 
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, SelectorError, via::ViaIndex};
 use crate::{
     control::{ControlError, GrantSpec, GrantView, PolicyView},
     events::{DaemonEvent, GrantFacts},
     resolver::{
+        attestation::executables::resolve,
         grant::{Grant, GrantState, Moment, NewGrant, check_spec},
         policy::{Compiled, Policy, SelectorPlan, compile},
     },
@@ -30,15 +31,21 @@ impl Engine {
             .iter()
             .filter_map(|agent| Some((*self.agent_ids.get(&agent.name)?, agent)))
             .collect();
-        self.verdicts.load_profiles(agents.into_iter())?;
+        self.verdicts.load_profiles(&self.policy, agents.into_iter())?;
+        self.via = ViaIndex::new(&self.policy);
+        let of_selectors = self.plan.executables().iter().map(|(glob, _)| glob.as_str());
+        let globs: Vec<&str> = of_selectors.chain(self.via.globs()).collect();
+        let executables = resolve(&globs).map_err(SelectorError::from)?;
+        let globs = globs.into_iter().map(str::to_owned).collect();
+        self.note_executables(&executables);
         let ids = &self.agent_ids;
-        let slot = self.selectors.load(&self.plan, |name| ids.get(name).copied())?;
+        let slot = self.selectors.load(&self.plan, &executables, |name| ids.get(name).copied())?;
         self.verdicts.set(StateWord::SelectorSlot, slot)?;
-        let globs = self.plan.executables().iter().map(|(glob, _)| glob.clone()).collect();
         if self.globs.try_send(globs).is_err() {
             tracing::warn!("executables of the policy are watched later");
         }
         self.load_generation()?;
+        self.approvers.set(self.policy.approvals().approvers.iter().map(|one| one.uid).collect());
         self.tell(DaemonEvent::PolicyLoaded {
             generation: self.verdicts.generation(),
             directory: self.policy_dir.clone(),
@@ -126,7 +133,10 @@ impl Engine {
             let event = match state {
                 GrantState::Expired => DaemonEvent::GrantExpired(facts(grant)),
                 GrantState::UsedUp => DaemonEvent::GrantUsedUp(facts(grant)),
-                GrantState::Live | GrantState::NotYetValid | GrantState::Revoked => continue,
+                GrantState::Live
+                | GrantState::NotYetValid
+                | GrantState::Revoked
+                | GrantState::BeyondPrincipal => continue,
             };
             if self.ended.insert(grant.id, state) != Some(state) && !first_look {
                 events.push(event);

@@ -2,13 +2,14 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Answer, Message};
 use crate::{
     control::{
-        AgentView, Control, ControlError, EventFeed, ExplainQuestion, Explanation, GrantSpec,
-        GrantView, PendingView, PolicyView, Reply, Status,
+        AgentView, AnswerSpec, AnswerView, ApproverUsers, Authority, Control, ControlError,
+        EventFeed, ExplainQuestion, Explanation, GrantSpec, GrantView, PendingView, PolicyView,
+        Reply, Status,
     },
     decision::parse_grant,
     events::EventQueue,
@@ -38,6 +39,8 @@ pub struct EngineHandle {
     store: Arc<GrantStore>,
     events: EventQueue,
     policy_dir: PathBuf,
+    pending_changes: watch::Receiver<u64>,
+    approvers: Arc<ApproverUsers>,
     detach: mpsc::Sender<DetachOrder>,
 }
 
@@ -48,9 +51,11 @@ impl EngineHandle {
         store: Arc<GrantStore>,
         events: EventQueue,
         policy_dir: PathBuf,
+        pending_changes: watch::Receiver<u64>,
+        approvers: Arc<ApproverUsers>,
         detach: mpsc::Sender<DetachOrder>,
     ) -> Self {
-        Self { inbox, store, events, policy_dir, detach }
+        Self { inbox, store, events, policy_dir, pending_changes, approvers, detach }
     }
 
     async fn ask<T>(&self, message: impl FnOnce(Answer<T>) -> Message) -> Result<T, ControlError> {
@@ -88,6 +93,22 @@ impl EngineHandle {
             .await?
             .map_err(|error| stored(&error))?;
         self.ask(|answer| Message::GrantChanged(Box::new(grant), answer)).await
+    }
+
+    async fn record_answer(
+        &self,
+        spec: AnswerSpec,
+        authority: Authority,
+    ) -> Result<AnswerView, ControlError> {
+        let now = moment()?;
+        let at = now.clone();
+        let answer =
+            self.ask(|answer| Message::CheckAnswer(spec, authority, Box::new(at), answer)).await?;
+        let store = Arc::clone(&self.store);
+        let answer = blocking(move || store.record_answer(&answer, &now).map(|()| answer))
+            .await?
+            .map_err(|error| stored(&error))?;
+        self.ask(|told| Message::Answered(Box::new(answer), told)).await
     }
 
     /// Reads the policy directory again.
@@ -177,8 +198,20 @@ impl Control for EngineHandle {
         Box::pin(self.revoke(grant, reason))
     }
 
-    fn pending(&self) -> Reply<'_, Vec<PendingView>> {
-        Box::pin(self.ask(Message::Pending))
+    fn pending(&self, authority: Authority) -> Reply<'_, Vec<PendingView>> {
+        Box::pin(self.ask(move |answer| Message::Pending(authority, answer)))
+    }
+
+    fn may_approve(&self, uid: u32) -> bool {
+        self.approvers.contains(uid)
+    }
+
+    fn pending_changes(&self) -> watch::Receiver<u64> {
+        self.pending_changes.clone()
+    }
+
+    fn answer(&self, spec: AnswerSpec, authority: Authority) -> Reply<'_, AnswerView> {
+        Box::pin(self.record_answer(spec, authority))
     }
 
     fn explain(&self, question: ExplainQuestion) -> Reply<'_, Explanation> {

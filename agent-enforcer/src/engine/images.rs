@@ -47,6 +47,8 @@ pub(super) enum ImageStanding {
     Hashing,
     /// It may ask.
     Attested,
+    /// It may use only what names its executable, for this reason.
+    Limited(Reason),
     /// It may not, until it executes something else.
     Refused(Reason),
     /// It may not now; the next question tries again.
@@ -96,6 +98,7 @@ impl Engine {
         self.announce(facts);
         self.images.retain(|_, image| image.facts.instance != facts.instance);
         self.prefetch.retain(|waiting| waiting.instance != facts.instance);
+        self.questions.forget(facts.instance);
         if let Some(instance) = self.instances.remove(&facts.instance) {
             let facts = self.instance_facts(facts.instance, &instance);
             self.tell(DaemonEvent::InstanceEnded(facts));

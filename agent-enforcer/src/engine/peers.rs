@@ -15,7 +15,7 @@ use std::{
     ffi::OsStr,
     io,
     os::unix::ffi::OsStrExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use agent_enforcer_common::{
@@ -72,7 +72,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Peers {
     files: SocketFiles,
-    control: FileId,
+    own: Vec<FileId>,
     netns_cookie: u64,
     known: HashMap<u64, Known>,
     /// Every number of `known` once, the oldest first.
@@ -80,14 +80,16 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Knows none yet. `control`: the daemon's own socket, which is nobody's tool.
-    pub(super) fn new(control: &Path, netns_cookie: u64) -> Result<Self, PeerError> {
+    /// Knows none yet. `own`: the daemon's own sockets, which are nobody's tool.
+    pub(super) fn new(own: &[PathBuf], netns_cookie: u64) -> Result<Self, PeerError> {
         let files = SocketFiles::new()?;
-        let control = files
-            .identify(control)
-            .map_err(|source| PeerError::Control { path: control.display().to_string(), source })?;
+        let identify = |path: &PathBuf| {
+            let failed = |source| PeerError::Control { path: path.display().to_string(), source };
+            files.identify(path).map_err(failed)
+        };
+        let own = own.iter().map(identify).collect::<Result<_, _>>()?;
         let (known, order) = (HashMap::new(), VecDeque::new());
-        Ok(Self { files, control, netns_cookie, known, order })
+        Ok(Self { files, own, netns_cookie, known, order })
     }
 
     /// The kernel side tells of a peer.
@@ -183,14 +185,15 @@ impl Peers {
         Some(tool)
     }
 
-    /// Whether a destination is the daemon's own control socket.
+    /// Whether a destination is one of the daemon's own sockets.
     pub(super) fn is_control(&self, destination: &Destination) -> bool {
-        self.of(destination).and_then(|known| file_id(&known.peer)) == Some(self.control)
+        let file = self.of(destination).and_then(|known| file_id(&known.peer));
+        file.is_some_and(|file| self.own.contains(&file))
     }
 
     /// As [`Self::is_control`], of a path.
     pub(super) fn is_control_at(&self, endpoint: &Endpoint) -> bool {
-        self.socket_at(endpoint) == Some(self.control)
+        self.socket_at(endpoint).is_some_and(|file| self.own.contains(&file))
     }
 
     fn socket_at(&self, endpoint: &Endpoint) -> Option<FileId> {

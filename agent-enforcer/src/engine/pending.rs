@@ -14,6 +14,7 @@ use agent_enforcer_common::{
 };
 
 use super::parked::Parked;
+use crate::resolver::approval::QuestionId;
 
 /// What a group of calls waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,13 @@ pub(super) enum Awaits {
         reason: Reason,
         /// The destination's tool.
         tool: ToolId,
+    },
+    /// An approver's yes.
+    Approval {
+        /// The destination's tool.
+        tool: ToolId,
+        /// What is asked.
+        question: QuestionId,
     },
     /// A use of a counted grant: on its way to the disk, or in the map for who takes it first.
     Use {
@@ -110,6 +118,7 @@ pub(super) struct Full;
 pub(super) struct Pending {
     limits: PendingLimits,
     groups: BTreeMap<GroupKey, Group>,
+    changes: u64,
     total: usize,
     by_instance: HashMap<InstanceId, usize>,
 }
@@ -117,7 +126,8 @@ pub(super) struct Pending {
 impl Pending {
     /// Nothing waits.
     pub(super) fn new(limits: PendingLimits) -> Self {
-        Self { limits, groups: BTreeMap::new(), total: 0, by_instance: HashMap::new() }
+        let (groups, by_instance) = (BTreeMap::new(), HashMap::new());
+        Self { limits, groups, changes: 0, total: 0, by_instance }
     }
 
     /// Whether this very call waits already: a held packet asks again from time to time.
@@ -168,6 +178,7 @@ impl Pending {
             return Err(Full);
         }
         self.by_instance.insert(instance, of_instance + 1);
+        self.changes += 1;
         self.total += 1;
         let since_ns = call.record.header.time_ns;
         let group = self.groups.entry(key).or_insert_with(|| Group {
@@ -199,6 +210,7 @@ impl Pending {
     /// A group goes on waiting, for something else.
     pub(super) fn wait_on(&mut self, key: &GroupKey, awaits: Awaits, deadline_ns: u64) {
         if let Some(group) = self.groups.get_mut(key) {
+            self.changes += 1;
             group.awaits = awaits;
             group.deadline_ns = deadline_ns;
         }
@@ -260,6 +272,7 @@ impl Pending {
     }
 
     fn forget(&mut self, instance: InstanceId) {
+        self.changes += 1;
         self.total = self.total.saturating_sub(1);
         if let Some(of_instance) = self.by_instance.get_mut(&instance) {
             *of_instance = of_instance.saturating_sub(1);
@@ -277,6 +290,11 @@ impl Pending {
     /// Every group.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&GroupKey, &Group)> {
         self.groups.iter()
+    }
+
+    /// A number that is another one after every change.
+    pub(super) const fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Calls that wait.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use agent_enforcer_common::{
     config::StateWord,
     destination::Destination,
+    peer::NAMELESS_PEER,
     reason::Reason,
     record::{Counter, ProcessFacts},
 };
@@ -12,14 +13,14 @@ use agent_enforcer_common::{
 use super::{Engine, UseStage, images::ImageStanding, pending::Awaits};
 use crate::{
     control::{
-        AgentView, ControlError, ExplainQuestion, ExplainStep, ExplainTarget, Explanation,
-        InstanceView, PendingView, Status,
+        AgentView, Authority, ControlError, ExplainQuestion, ExplainStep, ExplainTarget,
+        Explanation, InstanceView, PendingView, Status,
     },
     decision::instance_name,
     events::LostRecords,
     resolver::{
         grant::GrantState,
-        policy::{Agent, OnMiss, Ruling, explain_rule, rule},
+        policy::{Agent, Approval, OnMiss, Question, Ruling, explain_rule, rule},
     },
 };
 
@@ -158,7 +159,20 @@ impl Engine {
         }
     }
 
-    pub(super) fn pending_view(&self) -> Vec<PendingView> {
+    /// What waits, for root and those who may approve.
+    pub(super) fn pending_for(&self, who: Authority) -> Result<Vec<PendingView>, ControlError> {
+        let Authority { uid, pid } = who;
+        let is_agents = self.processes.processes.get(pid).is_ok();
+        let may = uid == 0 || self.policy.approvals().approver_of(uid).is_some();
+        if is_agents || !may {
+            return Err(ControlError::Invalid(format!(
+                "user {uid} is neither root nor an approver; name it under `approvers` in the policy"
+            )));
+        }
+        Ok(self.pending_view())
+    }
+
+    fn pending_view(&self) -> Vec<PendingView> {
         let mut views: Vec<_> = self
             .pending
             .iter()
@@ -169,7 +183,12 @@ impl Engine {
                 let (reason, tool) = match group.awaits {
                     Awaits::Identity => (Reason::IdentityUnverified, None),
                     Awaits::Grant { reason, tool } => (reason, Some(tool)),
+                    Awaits::Approval { tool, .. } => (Reason::NeedsApproval, Some(tool)),
                     Awaits::Use { tool } => (Reason::GrantUsedUp, Some(tool)),
+                };
+                let approval = match &group.awaits {
+                    Awaits::Approval { question, .. } => self.approval_view(*question),
+                    Awaits::Identity | Awaits::Grant { .. } | Awaits::Use { .. } => None,
                 };
                 let image = self.images.get(&key.exec);
                 Some(PendingView {
@@ -193,6 +212,7 @@ impl Engine {
                     since: self.clock.wall(group.since_ns),
                     until: self.clock.wall(group.deadline_ns),
                     calls: group.calls.len(),
+                    approval,
                 })
             })
             .collect();
@@ -254,6 +274,13 @@ impl Engine {
             ImageStanding::Attested => {
                 steps.push(step("identity", format!("{exe} is attested"), true));
             }
+            ImageStanding::Limited(_) => {
+                steps.push(step(
+                    "identity",
+                    format!("{exe} is known, but not the agent's own"),
+                    true,
+                ));
+            }
             ImageStanding::Hashing => {
                 steps.push(step("identity", format!("{exe} is being hashed"), true));
             }
@@ -267,9 +294,9 @@ impl Engine {
             steps.push(step("agent", format!("{name} is not in the policy"), false));
             return explanation("denied", Reason::AgentUnknown, destination, steps);
         };
-        let tool = match to {
+        let peer = match to {
             ExplainTarget::Address { to, protocol } => {
-                self.policy.tool_at(&Destination::from_socket_addr(*to, *protocol))
+                Destination::from_socket_addr(*to, *protocol)
             }
             ExplainTarget::Endpoint(endpoint) => {
                 if self.peers.is_control_at(endpoint) {
@@ -277,24 +304,38 @@ impl Engine {
                     steps.push(step("tool", found, false));
                     return explanation("denied", Reason::Guarded, destination, steps);
                 }
-                match endpoint.destination() {
-                    Some(destination) => self.policy.tool_at(&destination),
-                    None => self.peers.tool_of_endpoint(&self.policy, endpoint),
-                }
+                endpoint.destination().unwrap_or(Destination::unix(NAMELESS_PEER))
             }
         };
-        let now_ns = self.clock.now_ns();
-        let (grants, of) = (&self.grants, facts.instance);
-        steps.extend(explain_rule(agent, grants, of, tool, &destination, now_ns));
+        let tool = match to {
+            ExplainTarget::Endpoint(endpoint) if endpoint.destination().is_none() => {
+                self.peers.tool_of_endpoint(&self.policy, endpoint)
+            }
+            ExplainTarget::Endpoint(_) | ExplainTarget::Address { .. } => {
+                self.policy.tool_at(&peer)
+            }
+        };
+        let via = self.tools_named_by(facts);
+        let question = Question { tool, ..self.question(agent, facts, &peer, &via) };
+        steps.extend(explain_rule(&question, &destination));
         let denied = |missing| ("denied", agent.on_miss.denial(missing), missing);
-        let (outcome, reason, telling) = match rule(agent, grants, of, tool, now_ns) {
-            Ruling::Allow { reason, .. } => ("allowed", reason, reason),
-            Ruling::Deny { reason, .. } => denied(reason),
-            Ruling::Wait { reason, .. } => match agent.on_miss {
-                OnMiss::Deny => denied(reason),
-                OnMiss::Stall if agent.stall_limit.is_zero() => denied(reason),
-                OnMiss::Stall => ("stalled", reason, reason),
-            },
+        let waits = match agent.on_miss {
+            OnMiss::Deny => false,
+            OnMiss::Stall => !agent.stall_limit.is_zero(),
+        };
+        let (outcome, reason, telling) = match rule(&question) {
+            Ruling::Allow { reason, approval: Approval::None, .. } => ("allowed", reason, reason),
+            Ruling::Allow { reason, approval: Approval::Required, tool, grant, .. } => {
+                let (given, found) = self.explain_approval(facts, &peer, name, tool, grant);
+                steps.push(step("approval", found, given));
+                match (given, waits) {
+                    (true, _) => ("allowed", reason, reason),
+                    (false, true) => ("stalled", Reason::NeedsApproval, Reason::NeedsApproval),
+                    (false, false) => denied(Reason::NeedsApproval),
+                }
+            }
+            Ruling::Wait { reason, .. } if waits => ("stalled", reason, reason),
+            Ruling::Wait { reason, .. } | Ruling::Deny { reason, .. } => denied(reason),
         };
         let remedy = telling.remedy().to_owned();
         Explanation { remedy, ..explanation(outcome, reason, destination, steps) }

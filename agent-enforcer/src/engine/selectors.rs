@@ -21,7 +21,7 @@ use crate::{
         attestation::{
             ProcError,
             cgroups::{CgroupError, cgroup_tree},
-            executables::{NamedExecutable, Resolution, resolve},
+            executables::{NamedExecutable, Resolution},
         },
         policy::SelectorPlan,
     },
@@ -71,6 +71,7 @@ impl Selectors {
     pub(super) fn load(
         &mut self,
         plan: &SelectorPlan,
+        executables: &Resolution,
         agent_id: impl Fn(&str) -> Option<AgentId>,
     ) -> Result<u64, SelectorError> {
         let slot = (self.slot + 1) % SELECTOR_SLOTS;
@@ -104,33 +105,37 @@ impl Selectors {
                 self.maps.cgroups.insert(key, terms, 0).map_err(failed(names::CGROUPS))?;
             }
         }
-        let globs: Vec<&str> = plan.executables().iter().map(|(glob, _)| glob.as_str()).collect();
-        let resolution = resolve(&globs)?;
+        self.set_executables_in(slot, plan, executables)?;
         self.slot = slot;
-        self.set_executables(plan, &resolution)?;
         Ok(u64::from(slot))
     }
 
-    /// Replaces the executables of the slot in force: first what is new, then what is gone.
+    /// Replaces the executables of the slot in force: first what is new, then what is gone. Positions
+    /// beyond the plan's globs are somebody else's.
     pub(super) fn set_executables(
         &mut self,
         plan: &SelectorPlan,
         resolution: &Resolution,
     ) -> Result<(), SelectorError> {
+        self.set_executables_in(self.slot, plan, resolution)
+    }
+
+    fn set_executables_in(
+        &mut self,
+        slot: u32,
+        plan: &SelectorPlan,
+        resolution: &Resolution,
+    ) -> Result<(), SelectorError> {
         let failed = |source| SelectorError::Map { map: names::EXECUTABLES, source };
-        for problem in &resolution.problems {
-            tracing::warn!(%problem, "a path selector is incomplete");
-        }
         let mut wanted: HashMap<ExecutableKey, TermSet> = HashMap::new();
         for NamedExecutable { glob, inode, device, path: _, file: _ } in &resolution.executables {
             let Some((_, terms)) = plan.executables().get(*glob) else { continue };
-            let key = ExecutableKey { inode: *inode, device: *device, slot: self.slot };
+            let key = ExecutableKey { inode: *inode, device: *device, slot };
             unite(wanted.entry(key).or_insert(TermSet::EMPTY), terms);
         }
         for (key, terms) in &wanted {
             self.maps.executables.insert(key, terms, 0).map_err(failed)?;
         }
-        let slot = self.slot;
         remove_where(&mut self.maps.executables, |key| {
             key.slot == slot && !wanted.contains_key(key)
         })

@@ -13,12 +13,15 @@ use agent_enforcer_common::{
     id::{AgentId, ExecId},
 };
 
+use tokio::sync::watch;
+
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
-    canary::Canary, peers::Peers, pending::Pending, queries::LOST, selectors::Selectors,
-    tallies::Tallies,
+    approvals::Questions, canary::Canary, peers::Peers, pending::Pending, queries::LOST,
+    selectors::Selectors, tallies::Tallies, via::ViaIndex,
 };
 use crate::{
+    control::ApproverUsers,
     events::EventQueue,
     host::{self, Plane},
     kernel::{
@@ -28,6 +31,7 @@ use crate::{
         maps::{CounterMaps, ProcessMaps},
     },
     resolver::{
+        approval::AnswerTable,
         attestation::{digest::DigestCache, process::ProcessReader, worker::HashWorkers},
         grant::GrantTable,
         policy::{Policy, SelectorPlan},
@@ -45,6 +49,12 @@ pub struct Parts {
     pub agent_ids: Vec<(Arc<str>, AgentId)>,
     /// Grants.
     pub grants: GrantTable,
+    /// What approvers have answered.
+    pub answers: AnswerTable,
+    /// Told when what is pending changes.
+    pub pending_changes: watch::Sender<u64>,
+    /// Told who may approve.
+    pub approvers: Arc<ApproverUsers>,
     /// The verdict writer.
     pub verdicts: Verdicts,
     /// Tags of processes and sockets.
@@ -69,8 +79,8 @@ pub struct Parts {
     pub globs: SyncSender<Vec<String>>,
     /// Mount point of cgroup v2.
     pub cgroups: PathBuf,
-    /// The daemon's own control socket.
-    pub control_socket: PathBuf,
+    /// The daemon's own sockets, which are nobody's tool.
+    pub own_sockets: Vec<PathBuf>,
     /// The cgroup that enforcement is attached to.
     pub cgroup_root: PathBuf,
     /// Which programs are in force.
@@ -115,6 +125,9 @@ impl Engine {
             policy,
             agent_ids,
             grants,
+            answers,
+            pending_changes,
+            approvers,
             verdicts,
             processes,
             selectors,
@@ -127,7 +140,7 @@ impl Engine {
             uses,
             globs,
             cgroups,
-            control_socket,
+            own_sockets,
             cgroup_root,
             plane,
             programs,
@@ -138,10 +151,13 @@ impl Engine {
         let mut engine = Self {
             policy_dir,
             plan: SelectorPlan::build(&policy),
+            via: ViaIndex::default(),
             policy,
             agent_names: agent_ids.iter().map(|(name, id)| (*id, Arc::clone(name))).collect(),
             agent_ids: agent_ids.into_iter().collect(),
             grants,
+            answers,
+            questions: Questions::default(),
             verdicts,
             processes,
             selectors: Selectors::new(selectors, cgroups.clone()),
@@ -164,8 +180,10 @@ impl Engine {
             image_order: VecDeque::new(),
             prefetch: VecDeque::new(),
             instances: HashMap::new(),
-            peers: Peers::new(&control_socket, netns_cookie)?,
+            peers: Peers::new(&own_sockets, netns_cookie)?,
             pending: Pending::new(limits),
+            pending_changes,
+            approvers,
             use_stages: HashMap::new(),
             started: SystemTime::now(),
             clock: Clock,

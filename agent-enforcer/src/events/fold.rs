@@ -15,7 +15,7 @@ use agent_enforcer_common::{
 };
 
 use super::LostRecords;
-use crate::decision::{Attempt, CallDecision, Outcome};
+use crate::decision::{ApprovalRef, Attempt, CallDecision, Outcome};
 use windows::{Sum, Windows};
 
 /// Windows open at the same moment.
@@ -80,6 +80,7 @@ struct Key {
     miss_reason: Option<Reason>,
     tool: Option<Arc<str>>,
     grant: Option<GrantId>,
+    approval: Option<Arc<ApprovalRef>>,
     hook: u8,
     netns_cookie: u64,
     generation: Generation,
@@ -107,6 +108,7 @@ impl Key {
             peer: _,
             tool,
             grant,
+            approval,
             hook,
             socket_cookie: _,
             netns_cookie,
@@ -122,6 +124,7 @@ impl Key {
             miss_reason: *miss_reason,
             tool: tool.clone(),
             grant: grant.as_ref().map(|grant| grant.id),
+            approval: approval.clone(),
             hook: *hook as u8,
             netns_cookie: *netns_cookie,
             generation: *generation,

@@ -85,6 +85,7 @@ pub(super) fn call_of_pid(pid: u32) -> CallDecision {
             principal: "alice@example.com".to_owned(),
             task: "TASK-7".to_owned(),
         })),
+        approval: None,
         hook: Hook::Connect,
         socket_cookie: 4711,
         netns_cookie: 1,

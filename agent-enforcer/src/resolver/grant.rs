@@ -108,6 +108,8 @@ pub enum GrantState {
     Expired,
     /// It was taken back.
     Revoked,
+    /// It lives, but what is asked for may not be done on behalf of its principal.
+    BeyondPrincipal,
 }
 
 impl Grant {
@@ -175,6 +177,7 @@ impl GrantState {
             Self::UsedUp => "used_up",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::BeyondPrincipal => "beyond_principal",
         }
     }
 
@@ -186,6 +189,7 @@ impl GrantState {
             Self::UsedUp => Reason::GrantUsedUp,
             Self::Expired => Reason::GrantExpired,
             Self::Revoked => Reason::GrantRevoked,
+            Self::BeyondPrincipal => Reason::PrincipalNotAllowed,
         }
     }
 }

@@ -50,7 +50,7 @@ pub use error::{Overlap, PolicyError, PolicyErrors, Problem};
 pub use listen::ListenRange;
 pub use place::Place;
 pub use plan::{PlannedTerm, SelectorPlan};
-pub use rule::{Ruling, explain_rule, rule};
+pub use rule::{ImageOperand, Question, Ruling, explain_rule, rule};
 pub use schema::json_schema;
 pub use selector::{CgroupSelector, Term};
 pub use via::Via;
@@ -338,6 +338,12 @@ impl Policy {
         &self.approvals
     }
 
+    /// Whether an agent has tools about which more than agent, destination and grants decides.
+    pub fn must_ask_for_some(&self, agent: &Agent) -> bool {
+        let mut tools = agent.tools.iter().filter_map(|id| self.tool(*id));
+        tools.any(Tool::must_be_asked_for)
+    }
+
     /// The tool that names an endpoint.
     pub fn tool_with(&self, endpoint: &Endpoint) -> Option<&Tool> {
         self.tool(self.endpoints.named(endpoint)?)
@@ -354,6 +360,16 @@ impl Policy {
                 | Endpoint::Family(_) => None,
             })
         })
+    }
+
+    /// An agent in its normal form.
+    pub fn agent_text(&self, agent: &Agent) -> String {
+        normal::agent_text(self, agent)
+    }
+
+    /// A tool in its normal form.
+    pub fn tool_text(&self, tool: &Tool) -> String {
+        normal::tool_text(tool)
     }
 
     /// The policy in its normal form: one document that loads as this same policy.
@@ -381,6 +397,11 @@ impl Tool {
 }
 
 impl Tool {
+    /// Whether more than agent, destination and grants decides about it.
+    pub const fn must_be_asked_for(&self) -> bool {
+        !self.via.is_empty() || matches!(self.approval, Approval::Required)
+    }
+
     /// Whether one of its own addresses with this prefix has the port.
     fn answers(&self, prefix: Prefix, port: u16) -> bool {
         let at = |range: &&ListenRange| Prefix::of(range.network) == prefix;

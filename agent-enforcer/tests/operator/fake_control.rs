@@ -15,18 +15,21 @@ use std::{
 use agent_enforcer::{
     api::{self, ApiError},
     control::{
-        AgentView, Control, ControlError, EventFeed, ExplainQuestion, ExplainStep, ExplainTarget,
-        Explanation, GrantSpec, GrantView, InstanceView, PendingView, PolicyView, Reply, Status,
+        AgentView, AnswerSpec, AnswerView, Authority, Control, ControlError, EventFeed,
+        ExplainQuestion, ExplainStep, ExplainTarget, Explanation, GrantSpec, GrantView,
+        InstanceView, PendingView, PolicyView, Reply, Status,
     },
 };
 use tokio::{
-    sync::{Notify, broadcast, oneshot},
+    sync::{Notify, broadcast, watch},
     task::JoinHandle,
     time::timeout,
 };
 
 /// No test waits longer for anything.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+/// Who may approve besides root, who may not.
+pub(crate) const APPROVER: u32 = 64_001;
 /// A name that an agent may have chosen to attack a terminal.
 pub(crate) const HOSTILE: &str = "x\u{1b}[2J\u{9b}1m\u{202e}\u{7}y";
 
@@ -44,6 +47,11 @@ pub(crate) struct FakeControl {
     pub(crate) release: Notify,
     pub(crate) revoked: AtomicUsize,
     pub(crate) revocation_done: Notify,
+    /// How many calls wait, and told when that changes.
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) changes: watch::Sender<u64>,
+    pub(crate) asked_by: Mutex<Option<Authority>>,
+    pub(crate) answered: Mutex<Option<(AnswerSpec, Authority)>>,
 }
 
 impl FakeControl {
@@ -59,6 +67,10 @@ impl FakeControl {
             release: Notify::new(),
             revoked: AtomicUsize::new(0),
             revocation_done: Notify::new(),
+            waiting: AtomicUsize::new(1),
+            changes: watch::channel(0).0,
+            asked_by: Mutex::default(),
+            answered: Mutex::default(),
         })
     }
 }
@@ -125,6 +137,7 @@ pub(crate) fn pending_call() -> PendingView {
         since: moment(1_000_000_002),
         until: moment(1_000_000_003),
         calls: 11,
+        approval: None,
     }
 }
 
@@ -198,8 +211,30 @@ impl Control for FakeControl {
         }
     }
 
-    fn pending(&self) -> Reply<'_, Vec<PendingView>> {
-        answer(Ok(vec![pending_call()]))
+    fn pending(&self, authority: Authority) -> Reply<'_, Vec<PendingView>> {
+        *self.asked_by.lock().unwrap() = Some(authority);
+        let calls = vec![pending_call(); self.waiting.load(Ordering::SeqCst)];
+        answer(Ok(calls))
+    }
+
+    fn may_approve(&self, uid: u32) -> bool {
+        uid == APPROVER
+    }
+
+    fn pending_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn answer(&self, spec: AnswerSpec, authority: Authority) -> Reply<'_, AnswerView> {
+        let view = AnswerView {
+            id: spec.id.clone(),
+            verdict: "approved".to_owned(),
+            approver: format!("user {}", authority.uid),
+            until: moment(1) + spec.lifetime,
+            whole_tool: spec.whole_tool,
+        };
+        *self.answered.lock().unwrap() = Some((spec, authority));
+        answer(Ok(view))
     }
 
     fn explain(&self, question: ExplainQuestion) -> Reply<'_, Explanation> {
@@ -237,8 +272,8 @@ impl Control for FakeControl {
 pub(crate) struct Daemon {
     pub(crate) control: Arc<FakeControl>,
     pub(crate) directory: tempfile::TempDir,
-    stop: Option<oneshot::Sender<()>>,
-    server: JoinHandle<Result<(), ApiError>>,
+    stop: watch::Sender<bool>,
+    servers: [JoinHandle<Result<(), ApiError>>; 2],
 }
 
 impl Daemon {
@@ -246,13 +281,21 @@ impl Daemon {
     pub(crate) fn start() -> Self {
         let directory = private_directory();
         let control = FakeControl::new();
-        let listener = api::Listener::bind(&api::socket_path(directory.path())).unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let answers = Arc::clone(&control);
-        let server = tokio::spawn(listener.serve(answers, async move {
-            let _ = stopped.await;
-        }));
-        Self { control, directory, stop: Some(stop), server }
+        let (root, approvers) =
+            (api::socket_path(directory.path()), api::approvals_path(directory.path()));
+        let listeners = [
+            api::Listener::bind(&root, api::Audience::Root).unwrap(),
+            api::Listener::bind(&approvers, api::Audience::Approvers).unwrap(),
+        ];
+        let (stop, stopped) = watch::channel(false);
+        let servers = listeners.map(|listener| {
+            let answers = Arc::clone(&control);
+            let mut stopped = stopped.clone();
+            tokio::spawn(listener.serve(answers, async move {
+                let _ = stopped.changed().await;
+            }))
+        });
+        Self { control, directory, stop, servers }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -264,11 +307,13 @@ impl Daemon {
     }
 
     pub(crate) fn ask_to_stop(&mut self) {
-        let _ = self.stop.take().unwrap().send(());
+        self.stop.send_replace(true);
     }
 
     pub(crate) async fn stopped(self) -> Result<(), ApiError> {
-        timeout(DEADLINE, self.server).await.unwrap().unwrap()
+        let [root, approvers] = self.servers;
+        timeout(DEADLINE, root).await.unwrap().unwrap()?;
+        timeout(DEADLINE, approvers).await.unwrap().unwrap()
     }
 }
 

@@ -56,6 +56,23 @@ fn live_flow_and_new_calls_end_when_the_grant_is_revoked() {
 }
 
 #[test]
+fn call_after_the_end_of_a_live_flow_waits_for_the_next_grant() {
+    let host = TestHost::start();
+    let grant = host.grant(&GrantRequest::agent("waits", "web"));
+    let mut agent = host.agent("waits");
+    assert!(agent.connect("live", host.at(20)).is_ok());
+    let stream =
+        agent.begin(Op::Stream { name: "live".to_owned(), data: "x".repeat(100), pause_us: 2000 });
+    host.revoke(&grant);
+    assert!(!agent.finish(stream).is_ok());
+    let waiting = agent.begin_connect("new", host.at(20));
+    wait_until("it waits", SOON, || host.pending().len() == 1);
+    host.grant(&GrantRequest::agent("waits", "web"));
+    assert!(agent.finish(waiting).is_ok());
+    assert!(agent.echoes("new"));
+}
+
+#[test]
 fn live_datagrams_end_when_the_grant_is_revoked() {
     let host = TestHost::start();
     let grant = host.grant(&GrantRequest::agent("strict", "web"));

@@ -10,6 +10,7 @@
     reason = "a panic is the verdict of a test"
 )]
 
+mod approvals;
 mod basics;
 mod bypass;
 mod canary;
@@ -26,3 +27,4 @@ mod selectors;
 mod sockets;
 mod stalls;
 mod tallies;
+mod via;

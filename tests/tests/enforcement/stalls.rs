@@ -5,6 +5,7 @@ use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _, time::Duration};
 use agent_enforcer_tests::{
     ForkKind, GrantRequest, Op, Probe, Reply, TestHost, What,
     host::HASTE,
+    planes,
     wait::{SOON, slowed, wait_until},
 };
 use libc::{EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ETIMEDOUT, SOCK_DGRAM, SOCK_STREAM};
@@ -234,25 +235,37 @@ fn nonblocking_datagram_is_told_to_try_again_while_undecided() {
     }
 }
 
+/// A blocking datagram of an open decision: on the LSM plane its caller waits, elsewhere it is lost.
 #[test]
-fn blocking_datagram_is_lost_while_undecided_and_goes_once_granted() {
+fn blocking_datagram_waits_or_is_lost_while_undecided_and_goes_once_granted() {
     let host = TestHost::start();
     let mut agent = host.agent("waits");
-    assert!(agent.send_to("a", host.at(20), "early").is_ok());
+    let peer = host.at(20);
+    let send = |data| Op::SendTo { name: name("a"), address: peer, data: name(data), flags: 0 };
+    assert!(agent.socket("a", peer, SOCK_DGRAM).is_ok());
+    let early = agent.begin(send("early"));
     host.wait_call("stalled", "stalled", agent.pid());
     host.grant(&GrantRequest::agent("waits", "web"));
-    let send = Op::SendTo { name: name("a"), address: host.at(20), data: name("late"), flags: 0 };
-    assert!(agent.run(send).is_ok());
-    assert_eq!(agent.receive("a").data, "late");
-    assert_eq!(host.servers.at(host.at(20)), [What::Datagram(b"late".to_vec())]);
+    assert!(agent.finish(early).is_ok());
+    assert!(agent.run(send("late")).is_ok());
+    let expected: &[&str] = if planes::lsm_is_promised() { &["early", "late"] } else { &["late"] };
+    for data in expected {
+        assert_eq!(agent.receive("a").data, *data);
+    }
+    let expected: Vec<_> =
+        expected.iter().map(|data| What::Datagram(data.as_bytes().to_vec())).collect();
+    assert_eq!(host.servers.at(peer), expected);
 }
 
 #[test]
-fn connected_datagram_socket_is_judged_at_its_first_packet() {
+fn connected_datagram_socket_is_judged_when_it_sends() {
     let host = TestHost::start();
     let mut agent = host.agent("waits");
-    for (socket, peer) in [("4", host.at(20)), ("6", host.at6(20))] {
+    let peers = [("4", host.at(20)), ("6", host.at6(20))];
+    for (socket, peer) in peers {
         assert!(agent.socket(socket, peer, SOCK_DGRAM).is_ok());
+        // It must not wait: where LSM programs are in force, blocking ones do.
+        assert!(agent.run(Op::Nonblocking { name: name(socket), on: true }).is_ok());
         // Resolvers do that to learn a route: no question yet.
         assert!(agent.run(Op::Connect { name: name(socket), address: peer }).is_ok());
         let judged =
@@ -260,9 +273,11 @@ fn connected_datagram_socket_is_judged_at_its_first_packet() {
         assert!(!host.events().iter().any(judged));
         agent.send(socket, "early");
     }
-    host.wait_event("both", |event| event.outcome() == "stalled" && event.own("hook") == "egress");
+    let hook = if planes::lsm_is_promised() { "lsm_socket_sendmsg" } else { "egress" };
+    host.wait_event("both", |event| event.outcome() == "stalled" && event.own("hook") == hook);
+    assert!(peers.iter().all(|(_, peer)| host.servers.at(*peer).is_empty()));
     host.grant(&GrantRequest::agent("waits", "web"));
-    for (socket, peer) in [("4", host.at(20)), ("6", host.at6(20))] {
+    for (socket, peer) in peers {
         assert!(agent.send(socket, "late").is_ok());
         assert_eq!(agent.receive(socket).data, "late");
         assert_eq!(host.servers.at(peer), [What::Datagram(b"late".to_vec())]);

@@ -1,14 +1,18 @@
 //! Calls: those that wait, and those that somebody asks about.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::{
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    time::Duration,
+};
 
-use super::{count, each, number, path, path_bytes, system_time, unix_ns};
+use super::{count, each, number, optional, path, path_bytes, system_time, unix_ns};
 use crate::{
     api::wire,
     control::{
-        ControlError, ExplainQuestion, ExplainStep, ExplainTarget, Explanation, PendingView,
+        AnswerSpec, AnswerView, ApprovalView, ControlError, ExplainQuestion, ExplainStep,
+        ExplainTarget, Explanation, PendingView,
     },
-    resolver::policy::Endpoint,
+    resolver::{approval::Verdict, policy::Endpoint},
 };
 
 both_ways!(PendingView, wire::PendingCall {
@@ -16,8 +20,39 @@ both_ways!(PendingView, wire::PendingCall {
     exe = exe (path_bytes, path),
     since = since_unix_ns (unix_ns, system_time),
     until = until_unix_ns (unix_ns, system_time),
-    calls = calls (number, count)
+    calls = calls (number, count),
+    approval = approval (optional, optional)
 });
+
+both_ways!(
+    ApprovalView,
+    wire::ApprovalQuestion { id, digest, sha256, uid, grant, principal, task }
+);
+
+both_ways!(AnswerView, wire::AnswerResponse {
+    id, verdict, approver, whole_tool;
+    until = until_unix_ns (unix_ns, system_time)
+});
+
+impl From<AnswerSpec> for wire::AnswerRequest {
+    fn from(spec: AnswerSpec) -> Self {
+        let AnswerSpec { id, digest, verdict, whole_tool, lifetime } = spec;
+        let approve = match verdict {
+            Verdict::Approved => true,
+            Verdict::Denied => false,
+        };
+        let lifetime_ns = u64::try_from(lifetime.as_nanos()).unwrap_or(u64::MAX);
+        Self { id, digest, approve, whole_tool, lifetime_ns }
+    }
+}
+
+impl From<wire::AnswerRequest> for AnswerSpec {
+    fn from(request: wire::AnswerRequest) -> Self {
+        let wire::AnswerRequest { id, digest, approve, whole_tool, lifetime_ns } = request;
+        let verdict = if approve { Verdict::Approved } else { Verdict::Denied };
+        Self { id, digest, verdict, whole_tool, lifetime: Duration::from_nanos(lifetime_ns) }
+    }
+}
 
 impl From<ExplainQuestion> for wire::ExplainRequest {
     fn from(question: ExplainQuestion) -> Self {

@@ -6,7 +6,7 @@ use agent_enforcer_common::{
     destination::PROTOCOL_TCP,
     id::{Generation, GrantId, ToolId},
     reason::Reason,
-    record::{CallRecord, Hook, ProcessFacts},
+    record::{CALL_LIVE_FLOW, CallRecord, Hook, ProcessFacts},
 };
 
 use super::{Resolution, denial_end_ns, is_tcp, is_tcp_flow};
@@ -18,7 +18,10 @@ use crate::{
         tallies::Counted,
     },
     events::Event,
-    resolver::{attestation::process::network_namespace, policy::Mode},
+    resolver::{
+        attestation::process::network_namespace,
+        policy::{Approval, Mode},
+    },
     verdicts::Allowance,
 };
 
@@ -80,6 +83,10 @@ impl Engine {
         tool: Option<ToolId>,
         lasting: bool,
     ) {
+        let live = call.record.flags & CALL_LIVE_FLOW != 0;
+        if live && is_tcp_flow(&key.destination) && !self.is_audited(&call.record) {
+            return self.end_flow(call, reason, tool);
+        }
         let now_ns = self.clock.now_ns();
         let until_ns = if lasting {
             denial_end_ns(&key.destination, now_ns)
@@ -95,6 +102,15 @@ impl Engine {
         if self.report_denied(call, reason, tool) == Outcome::Denied && held {
             self.end_call(call, reason);
         }
+    }
+
+    /// Ends a live flow. Without a verdict: what a flow can't wait for, a new call of the same program
+    /// to the same place may.
+    fn end_flow(&mut self, call: &WaitingCall, reason: Reason, tool: Option<ToolId>) {
+        self.report_denied(call, reason, tool);
+        let written = self.verdicts.end(call.record.request, reason);
+        self.check(written);
+        self.reset_flow(&call.record);
     }
 
     /// Denies one call, for what is not the matter of its group. Where others of it wait, a verdict
@@ -207,6 +223,10 @@ impl Engine {
         self.events.push(Event::Call(Box::new(decision)));
     }
 
+    fn needs_approval(&self, tool: ToolId) -> bool {
+        self.policy.tool(tool).is_some_and(|tool| tool.approval == Approval::Required)
+    }
+
     fn decision(
         &mut self,
         record: &CallRecord,
@@ -225,6 +245,11 @@ impl Engine {
         let agent = self.agent_names.get(&record.process.agent).cloned();
         let agent = agent.unwrap_or_else(|| Arc::from(""));
         let owner = self.policy.agent(&agent).map(|agent| Arc::clone(&agent.owner));
+        let now_ns = self.clock.now_ns();
+        let approved =
+            tool.filter(|tool| outcome == Outcome::Allowed && self.needs_approval(*tool));
+        let approval =
+            approved.and_then(|tool| self.approval_of(record, &agent, tool, grant, now_ns));
         let grant = self.grants.get(grant).map(|grant| Arc::new(grant.to_ref()));
         CallDecision {
             outcome,
@@ -244,6 +269,7 @@ impl Engine {
             peer: self.peers.name(&record.destination).map(Arc::new),
             tool: tool.and_then(|id| self.policy.tool(id)).map(|tool| Arc::clone(&tool.name)),
             grant,
+            approval,
             hook,
             socket_cookie: record.socket_cookie,
             netns_cookie: record.netns_cookie,

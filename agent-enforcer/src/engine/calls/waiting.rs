@@ -40,7 +40,7 @@ impl Engine {
         if self.pending.add(key, call, awaits, deadline_ns) == Err(Full) {
             let call = WaitingCall::new(record, hook);
             self.deny_alone(key, &call, Reason::PendingLimit, None);
-        } else if let Awaits::Grant { reason: _, tool } = awaits {
+        } else if let Awaits::Grant { tool, .. } | Awaits::Approval { tool, .. } = awaits {
             self.report_stalled(&record, hook, tool);
         }
     }
@@ -97,7 +97,7 @@ impl Engine {
     }
 
     fn report_all_stalled(&mut self, key: &GroupKey, awaits: Awaits) {
-        let Awaits::Grant { reason: _, tool } = awaits else { return };
+        let (Awaits::Grant { tool, .. } | Awaits::Approval { tool, .. }) = awaits else { return };
         let calls: Vec<_> = self.pending.calls(key).map(|call| (call.record, call.hook)).collect();
         for (record, hook) in calls {
             self.report_stalled(&record, hook, tool);
@@ -122,6 +122,7 @@ impl Engine {
             let (reason, tool) = match awaits {
                 Awaits::Identity => (Reason::IdentityUnverified, None),
                 Awaits::Grant { reason: _, tool } => (Reason::StallTimeout, Some(tool)),
+                Awaits::Approval { tool, .. } => (Reason::ApprovalTimeout, Some(tool)),
                 Awaits::Use { tool } => (Reason::GrantUsedUp, Some(tool)),
             };
             for call in calls {

@@ -25,7 +25,7 @@ impl Host {
         let dir = tempfile::tempdir_in("/run").unwrap();
         let path = dir.path().join("control.sock");
         let control = UnixListener::bind(&path).unwrap();
-        let peers = Peers::new(&path, NETNS).unwrap();
+        let peers = Peers::new(std::slice::from_ref(&path), NETNS).unwrap();
         Self { dir, _control: control, peers }
     }
 

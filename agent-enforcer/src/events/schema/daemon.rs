@@ -19,7 +19,7 @@ use super::{
 use crate::{
     decision::{Process, grant_name, instance_name},
     events::{
-        DaemonEvent, EventClass, GrantFacts, InstanceFacts, Silence,
+        ApprovalFacts, DaemonEvent, EventClass, GrantFacts, InstanceFacts, Silence,
         clock::{self, Moment},
         json::path_text,
     },
@@ -54,6 +54,9 @@ const ACCESS_ASSIGN: Kind = Kind {
 };
 const ACCESS_REVOKE: Kind =
     Kind { activity_id: 2, activity_name: "Revoke Privileges", ..ACCESS_ASSIGN };
+/// Neither of the activities that OCSF names.
+const ACCESS_REQUEST: Kind =
+    Kind { activity_id: 99, activity_name: "Request Privileges", ..ACCESS_ASSIGN };
 const PROCESS_LAUNCH: Kind = Kind {
     class_uid: 1007,
     class_name: "Process Activity",
@@ -112,6 +115,15 @@ pub(super) fn parts<'a>(
         }
         DaemonEvent::GrantUsedUp(facts) => {
             draft.grant(ACCESS_REVOKE, Severity::Informational, "used up by", facts)
+        }
+        DaemonEvent::ApprovalAsked(facts) => {
+            draft.approval(ACCESS_REQUEST, Status::Other("Asked"), "asked for", facts)
+        }
+        DaemonEvent::ApprovalGiven(facts) => {
+            draft.approval(ACCESS_ASSIGN, Status::Success, "given to", facts)
+        }
+        DaemonEvent::ApprovalRefused(facts) => {
+            draft.approval(ACCESS_REQUEST, Status::Failure, "refused to", facts)
         }
         DaemonEvent::InstanceStarted(facts) => draft.instance(PROCESS_LAUNCH, "started", facts),
         DaemonEvent::InstanceEnded(facts) => draft.instance(PROCESS_TERMINATE, "ended", facts),
@@ -320,6 +332,63 @@ impl<'a> Draft<'a> {
                 expires: ms(expires),
                 reason: Some(reason),
                 ..self.extension()
+            },
+        )
+    }
+
+    fn approval(
+        self,
+        kind: Kind,
+        status: Status,
+        verb: &str,
+        facts: &'a ApprovalFacts,
+    ) -> Parts<'a> {
+        let ApprovalFacts {
+            question,
+            digest,
+            agent,
+            owner,
+            instance,
+            process,
+            tool,
+            destination,
+            grant,
+            principal,
+            task,
+            approver,
+            until,
+            whole_tool,
+        } = facts;
+        let by = approver.as_ref().map_or_else(String::new, |approver| format!(" by {approver}"));
+        let message = format!("approval {question} {verb} {agent}{by}: {destination} ({tool})");
+        let mut head = self.head(kind, Severity::Low, status, message);
+        head.agent = Some(Arc::clone(agent));
+        head.detail = principal.as_ref().map(|principal| format!("on behalf of {principal}"));
+        (
+            head,
+            DaemonBody::Approval {
+                actor: GrantActor {
+                    app_name: "agent-enforcer",
+                    user: User::named(approver.as_deref().unwrap_or_default(), USER_UNKNOWN),
+                },
+                user: User::named(agent, USER_SERVICE),
+                privileges: [tool],
+            },
+            DaemonExtension {
+                agent: Some(agent),
+                owner: Some(owner),
+                instance: Some(instance_name(*instance)),
+                principal: principal.as_deref(),
+                grant: grant.clone(),
+                task: task.as_deref(),
+                tool: Some(tool),
+                destination: Some(destination),
+                approval: Some(question),
+                approval_digest: Some(digest),
+                approver: approver.as_deref(),
+                whole_tool: approver.as_ref().map(|_| *whole_tool),
+                expires: until.map(clock::epoch_ms),
+                ..self.extension_about(process, Vec::new())
             },
         )
     }

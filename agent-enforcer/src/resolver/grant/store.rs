@@ -53,7 +53,7 @@ pub struct GrantStore {
 }
 
 /// What can go wrong inside of a transaction, before the path is known.
-enum Fault {
+pub(in crate::resolver) enum Fault {
     Redb(redb::Error),
     Record(serde_json::Error),
     Store(GrantStoreError),
@@ -162,7 +162,8 @@ impl GrantStore {
                 GrantState::NotYetValid
                 | GrantState::UsedUp
                 | GrantState::Expired
-                | GrantState::Revoked => UseError::NotLive(state),
+                | GrantState::Revoked
+                | GrantState::BeyondPrincipal => UseError::NotLive(state),
             };
             Err(GrantStoreError::Use { grant: grant_name(id), source: refusal })
         })
@@ -253,7 +254,7 @@ impl GrantStore {
     }
 
     /// One transaction: all of it is durable when this returns, or nothing happened.
-    fn write<T>(
+    pub(in crate::resolver) fn write<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, Fault>,
     ) -> Result<T, GrantStoreError> {

@@ -109,21 +109,20 @@ impl GrantTable {
 
     /// The grant that speaks best for an agent's instance and a tool: a live one without a use
     /// count that lasts longest, else a live counted one that lasts longest, else the one whose
-    /// state explains best why there is none.
+    /// state explains best why there is none. `standing`: how each stands; `None` where it has nothing
+    /// to do with what is asked for.
     pub fn best(
         &self,
         agent: &str,
         instance: InstanceId,
         tool: &str,
-        now_ns: u64,
+        standing: impl Fn(&Grant) -> Option<GrantState>,
     ) -> GrantMatch<'_> {
-        let applying = self
-            .of_tool(agent, tool)
-            .filter(|grant| grant.subject.instance.is_none_or(|only| only == instance));
-        let rank = |grant: &&Grant| rank(grant, now_ns);
-        applying
-            .max_by_key(rank)
-            .map_or(GrantMatch::None, |grant| GrantMatch::Best(grant, grant.state(now_ns)))
+        self.of_tool(agent, tool)
+            .filter(|grant| grant.subject.instance.is_none_or(|only| only == instance))
+            .filter_map(|grant| Some((grant, standing(grant)?)))
+            .max_by_key(|(grant, state)| rank(grant, *state))
+            .map_or(GrantMatch::None, |(grant, state)| GrantMatch::Best(grant, state))
     }
 
     /// Every grant of an agent (or of an instance of it) for a tool.
@@ -153,9 +152,10 @@ impl GrantTable {
 }
 
 /// Greater speaks better. The last part makes the choice one: of equals, the oldest.
-fn rank(grant: &Grant, now_ns: u64) -> (u8, bool, u64, std::cmp::Reverse<GrantId>) {
-    let state = match grant.state(now_ns) {
-        GrantState::Live => 4,
+fn rank(grant: &Grant, state: GrantState) -> (u8, bool, u64, std::cmp::Reverse<GrantId>) {
+    let state = match state {
+        GrantState::Live => 5,
+        GrantState::BeyondPrincipal => 4,
         GrantState::NotYetValid => 3,
         GrantState::UsedUp => 2,
         GrantState::Expired => 1,
@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn best(table: &GrantTable, now_ns: u64) -> Option<(u64, GrantState)> {
-        match table.best("bot", HERE, "mail", now_ns) {
+        match table.best("bot", HERE, "mail", |grant| Some(grant.state(now_ns))) {
             GrantMatch::None => None,
             GrantMatch::Best(grant, state) => Some((grant.id.get(), state)),
         }

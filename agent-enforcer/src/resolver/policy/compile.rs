@@ -5,8 +5,9 @@
 //! longest prefix only, so the rules of shorter ones are folded into it, and where a shorter prefix
 //! must not reach (see `coverage`) stands a prefix of its own, if need be an empty one.
 //!
-//! Never in a table: counted grants (each use is asked for), grants that begin later, and unix
-//! sockets, whose numbers the kernel side gives out as they are called.
+//! Never in a table: counted grants (each use is asked for), grants that begin later, unix sockets,
+//! whose numbers the kernel side gives out as they are called, and tools for which it matters what
+//! program calls or what a person says.
 
 use std::{
     cmp::Reverse,
@@ -102,7 +103,8 @@ fn entitlements<'a>(
 ) -> (Vec<Entitlement<'a>>, OfInstances<'a>) {
     let mut of_agent = Vec::new();
     let mut of_instances = OfInstances::new();
-    for tool in agent.tools.iter().filter_map(|id| policy.tool(*id)) {
+    let approved = agent.tools.iter().filter_map(|id| policy.tool(*id));
+    for tool in approved.filter(|tool| !tool.must_be_asked_for()) {
         if agent.stands(tool.id) {
             let (ports, grant) = (&*tool.ports, GrantId::NONE);
             of_agent.push(Entitlement { tool, ports, grant, expires_ns: NEVER_NS });
@@ -110,7 +112,8 @@ fn entitlements<'a>(
         }
         let live = grants
             .of_tool(&agent.name, &tool.name)
-            .filter(|grant| !grant.is_counted() && grant.state(now_ns) == GrantState::Live);
+            .filter(|grant| !grant.is_counted())
+            .filter(|grant| policy.standing_of(grant, tool.id, now_ns) == GrantState::Live);
         let mut best: BTreeMap<Option<InstanceId>, &Grant> = BTreeMap::new();
         for grant in live {
             let kept = best.entry(grant.subject.instance).or_insert(grant);

@@ -104,8 +104,22 @@ pub(super) fn render(policy: &Policy) -> String {
         approvers: policy.approvals().approvers.iter().map(approver).collect(),
         approvals: approvals(policy.approvals()),
     };
-    // Strings and lists always serialise; were it ever otherwise, saying so beats silence.
-    serde_saphyr::to_string(&document)
+    text(&document)
+}
+
+/// The YAML text of an agent.
+pub(super) fn agent_text(policy: &Policy, one: &Agent) -> String {
+    text(&agent(policy, one))
+}
+
+/// The YAML text of a tool.
+pub(super) fn tool_text(one: &Tool) -> String {
+    text(&tool(one))
+}
+
+/// Strings and lists always serialise; were it ever otherwise, saying so beats silence.
+fn text(value: &impl Serialize) -> String {
+    serde_saphyr::to_string(value)
         .unwrap_or_else(|error| format!("# the policy can't be shown: {error}\n"))
 }
 

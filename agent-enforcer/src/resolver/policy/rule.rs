@@ -1,17 +1,19 @@
 //! The decision on one call. Pure: the same inputs give the same ruling.
 //!
-//! Questions, in order: does the destination belong to a tool (see [`super::Policy::tool_at`]), is it
-//! in the agent's approved set, does it stand without a grant, which grant speaks for it? The caller
-//! can't forge the answers: the destination is the kernel's canonical copy, the agent and instance are
-//! the kernel's tag, tools and grants are the operator's, and the clock is the kernel's.
+//! Questions, in order: does the destination belong to a tool (see [`Policy::tool_at`]), is it in the
+//! agent's approved set, may this executable use it, does it stand without a grant, which grant speaks
+//! for it, and may what it permits be done for its principal? The caller can't forge the answers: the
+//! destination is the kernel's canonical copy, agent, instance and executable are the kernel's tag,
+//! tools and grants are the operator's, and the clock is the kernel's.
 
 use agent_enforcer_common::{
     NEVER_NS,
+    destination::{Destination, PeerFamily},
     id::{GrantId, InstanceId, ToolId},
     reason::Reason,
 };
 
-use super::{Agent, Tool};
+use super::{Agent, Approval, Policy, Tool};
 use crate::{
     control::ExplainStep,
     decision::grant_name,
@@ -33,6 +35,8 @@ pub enum Ruling {
         reason: Reason,
         /// The grant has a use count: one use is spent by this call, and by each that follows.
         counted: bool,
+        /// Whether an approver must agree first.
+        approval: Approval,
     },
     /// No grant could allow it.
     Deny {
@@ -50,69 +54,108 @@ pub enum Ruling {
     },
 }
 
+/// One call, and everything that has a say in it.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// The policy in force.
+    pub policy: &'a Policy,
+    /// The agent.
+    pub agent: &'a Agent,
+    /// All grants.
+    pub grants: &'a GrantTable,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The program image.
+    pub image: ImageOperand<'a>,
+    /// Where it goes, or where it is called.
+    pub destination: &'a Destination,
+    /// The tool that the destination belongs to.
+    pub tool: Option<&'a Tool>,
+    /// When, ns of `CLOCK_BOOTTIME`.
+    pub now_ns: u64,
+}
+
+/// What a program image has to do with the decision.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ImageOperand<'a> {
+    /// Why it is none of the agent's own software: it may use only what names it. `None`: it is.
+    pub outside: Option<Reason>,
+    /// The tools whose `via` names its executable.
+    pub via: &'a [ToolId],
+}
+
 /// How far the questions went.
 enum Findings<'a> {
     NoTool,
     NotApproved(&'a Tool),
+    NotItsSoftware(&'a Tool, Reason),
+    NotVia(&'a Tool),
     Standing(&'a Tool),
     Grants(&'a Tool, GrantMatch<'a>),
 }
 
-/// Decides a call of an agent's instance at a moment of `CLOCK_BOOTTIME`, ns. `tool`: the one that
-/// its destination belongs to.
-pub fn rule(
-    agent: &Agent,
-    grants: &GrantTable,
-    instance: InstanceId,
-    tool: Option<&Tool>,
-    now_ns: u64,
-) -> Ruling {
-    examine(agent, grants, instance, tool, now_ns).ruling()
+/// Decides a call.
+pub fn rule(question: &Question<'_>) -> Ruling {
+    examine(question).ruling()
 }
 
-/// What [`rule`] asked and found: the steps `tool`, `approved` and `grant`, as far as it went.
-/// `destination`: as people know it.
-pub fn explain_rule(
-    agent: &Agent,
-    grants: &GrantTable,
-    instance: InstanceId,
-    tool: Option<&Tool>,
-    destination: &str,
-    now_ns: u64,
-) -> Vec<ExplainStep> {
-    examine(agent, grants, instance, tool, now_ns).steps(agent, destination, now_ns)
+/// What [`rule`] asked and found, as far as it went. `destination`: as people know it.
+pub fn explain_rule(question: &Question<'_>, destination: &str) -> Vec<ExplainStep> {
+    examine(question).steps(question, destination)
 }
 
-fn examine<'a>(
-    agent: &Agent,
-    grants: &'a GrantTable,
-    instance: InstanceId,
-    tool: Option<&'a Tool>,
-    now_ns: u64,
-) -> Findings<'a> {
+fn examine<'a>(question: &Question<'a>) -> Findings<'a> {
+    let Question { policy, agent, grants, instance, image, destination, tool, now_ns } = *question;
     let Some(tool) = tool else { return Findings::NoTool };
     if !agent.approves(tool.id) {
         return Findings::NotApproved(tool);
     }
+    let named = image.via.contains(&tool.id);
+    if !tool.via.is_empty() && !named {
+        return Findings::NotVia(tool);
+    }
+    if let Some(reason) = image.outside
+        && !named
+    {
+        return Findings::NotItsSoftware(tool, reason);
+    }
     if agent.stands(tool.id) {
         return Findings::Standing(tool);
     }
-    Findings::Grants(tool, grants.best(&agent.name, instance, &tool.name, now_ns))
+    // Who is called counts no uses: the caller decides how often.
+    let called = destination.family() == PeerFamily::Listen as u8;
+    let standing = |grant: &Grant| {
+        (!called || !grant.is_counted()).then(|| policy.standing_of(grant, tool.id, now_ns))
+    };
+    Findings::Grants(tool, grants.best(&agent.name, instance, &tool.name, standing))
+}
+
+impl Policy {
+    /// How a grant stands for a tool at a moment of `CLOCK_BOOTTIME`, ns: as it does by itself, or
+    /// beyond what may be done for its principal.
+    pub fn standing_of(&self, grant: &Grant, tool: ToolId, now_ns: u64) -> GrantState {
+        let within = self.ceiling_of(&grant.principal).is_none_or(|tools| tools.contains(&tool));
+        let state = grant.state(now_ns);
+        let counts = matches!(state, GrantState::Live | GrantState::UsedUp);
+        if counts && !within { GrantState::BeyondPrincipal } else { state }
+    }
 }
 
 impl Findings<'_> {
     fn ruling(&self) -> Ruling {
+        let deny = |reason, tool: &Tool| Ruling::Deny { reason, tool: Some(tool.id) };
         match self {
             Self::NoTool => Ruling::Deny { reason: Reason::NoTool, tool: None },
-            Self::NotApproved(tool) => {
-                Ruling::Deny { reason: Reason::ToolNotApproved, tool: Some(tool.id) }
-            }
+            Self::NotApproved(tool) => deny(Reason::ToolNotApproved, tool),
+            Self::NotItsSoftware(tool, reason) => deny(*reason, tool),
+            Self::NotVia(tool) => deny(Reason::NotVia, tool),
             Self::Standing(tool) => Ruling::Allow {
                 tool: tool.id,
                 grant: None,
                 expires_ns: NEVER_NS,
                 reason: Reason::AllowedStanding,
                 counted: false,
+                approval: tool.approval,
             },
             Self::Grants(tool, GrantMatch::None) => {
                 Ruling::Wait { reason: Reason::NoGrant, tool: tool.id }
@@ -123,6 +166,7 @@ impl Findings<'_> {
                 expires_ns: grant.expires_ns,
                 reason: Reason::AllowedGrant,
                 counted: grant.is_counted(),
+                approval: tool.approval,
             },
             Self::Grants(tool, GrantMatch::Best(_, state)) => {
                 Ruling::Wait { reason: state.reason(), tool: tool.id }
@@ -130,29 +174,56 @@ impl Findings<'_> {
         }
     }
 
-    fn steps(&self, agent: &Agent, destination: &str, now_ns: u64) -> Vec<ExplainStep> {
-        let belongs = |tool: &Tool| {
-            step("tool", format!("{destination} belongs to tool `{}`", tool.name), true)
-        };
-        let approved = |tool: &Tool, holds: bool| {
-            let verb = if holds { "has" } else { "does not have" };
-            let found = format!("agent `{}` {verb} tool `{}` approved", agent.name, tool.name);
-            step("approved", found, holds)
-        };
-        match self {
+    fn steps(&self, question: &Question<'_>, destination: &str) -> Vec<ExplainStep> {
+        let Question { agent, now_ns, .. } = *question;
+        let tool = match self {
             Self::NoTool => {
-                vec![step("tool", format!("{destination} belongs to no tool of the policy"), false)]
+                let found = format!("{destination} belongs to no tool of the policy");
+                return vec![step("tool", found, false)];
             }
-            Self::NotApproved(tool) => vec![belongs(tool), approved(tool, false)],
+            Self::NotApproved(tool)
+            | Self::NotItsSoftware(tool, _)
+            | Self::NotVia(tool)
+            | Self::Standing(tool)
+            | Self::Grants(tool, _) => tool,
+        };
+        let approves = !matches!(self, Self::NotApproved(_));
+        let verb = if approves { "has" } else { "does not have" };
+        let mut steps = vec![
+            step("tool", format!("{destination} belongs to tool `{}`", tool.name), true),
+            step(
+                "approved",
+                format!("agent `{}` {verb} tool `{}` approved", agent.name, tool.name),
+                approves,
+            ),
+        ];
+        if approves {
+            steps.extend(software_step(tool, question.image));
+        }
+        match self {
+            Self::NoTool | Self::NotApproved(_) | Self::NotItsSoftware(..) | Self::NotVia(_) => {}
             Self::Standing(tool) => {
                 let found = format!("tool `{}` is standing: it needs no grant", tool.name);
-                vec![belongs(tool), approved(tool, true), step("grant", found, true)]
+                steps.push(step("grant", found, true));
             }
-            Self::Grants(tool, found) => {
-                vec![belongs(tool), approved(tool, true), grant_step(tool, *found, now_ns)]
-            }
+            Self::Grants(tool, found) => steps.push(grant_step(tool, *found, now_ns)),
         }
+        steps
     }
+}
+
+/// Whether this executable may use the tool; nothing where any of the agent's software may.
+fn software_step(tool: &Tool, image: ImageOperand<'_>) -> Option<ExplainStep> {
+    let named = image.via.contains(&tool.id);
+    let via = || tool.via.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if !tool.via.is_empty() {
+        let verb = if named { "is" } else { "is not" };
+        let found = format!("the executable {verb} one of those of `{}`: {}", tool.name, via());
+        return Some(step("software", found, named));
+    }
+    let reason = image.outside?;
+    let found = format!("the executable is none of the agent's own: {}", reason.word());
+    Some(step("software", found, false))
 }
 
 fn grant_step(tool: &Tool, found: GrantMatch<'_>, now_ns: u64) -> ExplainStep {
@@ -185,6 +256,7 @@ fn detail(grant: &Grant, state: GrantState, now_ns: u64) -> String {
         GrantState::NotYetValid => format!(": it begins in {}", seconds(grant.not_before_ns)),
         GrantState::UsedUp => format!(": all {} uses are spent", grant.uses),
         GrantState::Expired => String::new(),
+        GrantState::BeyondPrincipal => ": nobody may use the tool on behalf of this one".to_owned(),
         GrantState::Revoked => {
             grant.revoked.as_ref().map(|why| format!(": {}", why.reason)).unwrap_or_default()
         }

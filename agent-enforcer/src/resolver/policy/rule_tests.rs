@@ -7,7 +7,9 @@ use agent_enforcer_common::{
     reason::Reason,
 };
 
-use super::{Endpoint, Policy, Ruling, explain_rule, rule, testing::policy};
+use super::{
+    Approval, Endpoint, ImageOperand, Policy, Question, Ruling, explain_rule, rule, testing::policy,
+};
 use crate::{
     control::ExplainStep,
     resolver::grant::{
@@ -42,10 +44,28 @@ fn tool_at(text: &str, protocol: u8) -> Option<String> {
 }
 
 fn ruling(grants: &[Grant], destination: &str) -> Ruling {
-    let policy = office();
+    ruling_of(&office(), grants, &to(destination, PROTOCOL_TCP), ImageOperand::default())
+}
+
+fn ruling_of(
+    policy: &Policy,
+    grants: &[Grant],
+    destination: &Destination,
+    image: ImageOperand<'_>,
+) -> Ruling {
     let table = table(grants);
     let agent = policy.agent("bot").unwrap();
-    rule(agent, &table, HERE, policy.tool_at(&to(destination, PROTOCOL_TCP)), NOW)
+    let tool = policy.tool_at(destination);
+    rule(&Question {
+        policy,
+        agent,
+        grants: &table,
+        instance: HERE,
+        image,
+        destination,
+        tool,
+        now_ns: NOW,
+    })
 }
 
 fn table(grants: &[Grant]) -> GrantTable {
@@ -132,7 +152,16 @@ agents:
     );
     let basics = policy.tool_named("basics").unwrap();
     for agent in policy.agents() {
-        let found = rule(agent, &GrantTable::default(), HERE, Some(basics), NOW);
+        let found = rule(&Question {
+            policy: &policy,
+            agent,
+            grants: &GrantTable::default(),
+            instance: HERE,
+            image: ImageOperand::default(),
+            destination: &Destination::unix(7),
+            tool: Some(basics),
+            now_ns: NOW,
+        });
         let reason = Reason::AllowedStanding;
         let standing = Ruling::Allow {
             tool: basics.id,
@@ -140,6 +169,7 @@ agents:
             expires_ns: NEVER_NS,
             reason,
             counted: false,
+            approval: Approval::None,
         };
         assert_eq!(found, standing, "{}", agent.name);
     }
@@ -166,6 +196,7 @@ fn allows_a_standing_tool_for_ever() {
             expires_ns: NEVER_NS,
             reason: Reason::AllowedStanding,
             counted: false,
+            approval: Approval::None,
         }
     );
 }
@@ -178,6 +209,7 @@ fn allows_with_a_live_grant_until_it_expires() {
         expires_ns,
         reason: Reason::AllowedGrant,
         counted,
+        approval: Approval::None,
     };
     let mut grants = vec![counted(grant(1, "bot", &["mail"], 0, 900), 1, 0)];
     assert_eq!(ruling(&grants, "192.0.2.9:25"), allow(1, 900, true));
@@ -210,9 +242,18 @@ fn waits_with_the_reason_that_explains_best() {
 fn steps(grants: &[Grant], destination: &str) -> Vec<(String, bool, String)> {
     let policy = office();
     let agent = policy.agent("bot").unwrap();
-    let tool = policy.tool_at(&to(destination, PROTOCOL_TCP));
-    let table = table(grants);
-    explain_rule(agent, &table, HERE, tool, destination, NOW)
+    let peer = to(destination, PROTOCOL_TCP);
+    let question = Question {
+        policy: &policy,
+        agent,
+        grants: &table(grants),
+        instance: HERE,
+        image: ImageOperand::default(),
+        destination: &peer,
+        tool: policy.tool_at(&peer),
+        now_ns: NOW,
+    };
+    explain_rule(&question, destination)
         .into_iter()
         .map(|ExplainStep { question, found, holds }| (question, holds, found))
         .collect()
@@ -256,4 +297,81 @@ fn explains_a_grant_by_what_a_person_wants_to_know() {
     let mut revoked = grant(4, "bot", &["mail"], 0, 90);
     revoked.revoked = Some(Revocation { at: wall(0), reason: "leaked".into() });
     assert!(found(revoked).ends_with("is revoked: leaked"));
+}
+
+/// A tool for two executables, one that needs approval, one for anything of the agent's.
+const CAREFUL: &str = "tools:
+  - {name: code, cidrs: [192.0.2.1], ports: [443], via: [git, curl]}
+  - {name: deploy, cidrs: [192.0.2.2], ports: [443], approval: required}
+  - {name: web, cidrs: [192.0.2.3], ports: [443]}
+  - {name: serve, listen: [\"192.0.2.9:80\"]}
+approvers: [{name: ada, uid: 1000}]
+agents:
+  - {name: bot, owner: o, purpose: p, selectors: [[\"unix:uid:7\"]], tools: [code, deploy, web, serve], standing: [code, deploy, web]}
+";
+
+#[test]
+fn executables_use_what_names_them_and_the_agents_own_what_names_none() {
+    let policy = policy(CAREFUL);
+    let (code, web) = (ToolId::new(1), ToolId::new(3));
+    let reason_of = |destination: &str, image| match ruling_of(
+        &policy,
+        &[],
+        &to(destination, PROTOCOL_TCP),
+        image,
+    ) {
+        Ruling::Allow { reason, .. }
+        | Ruling::Deny { reason, .. }
+        | Ruling::Wait { reason, .. } => reason,
+    };
+    let outside = Some(Reason::SoftwareNotApproved);
+    let (allowed, not_via) = (Reason::AllowedStanding, Reason::NotVia);
+    for (image, at_code, at_web) in [
+        (ImageOperand::default(), not_via, allowed),
+        (ImageOperand { outside: None, via: &[code] }, allowed, allowed),
+        (ImageOperand { outside, via: &[] }, not_via, Reason::SoftwareNotApproved),
+        (ImageOperand { outside, via: &[code] }, allowed, Reason::SoftwareNotApproved),
+        (ImageOperand { outside, via: &[web] }, not_via, allowed),
+    ] {
+        assert_eq!(reason_of("192.0.2.1:443", image), at_code, "{image:?}");
+        assert_eq!(reason_of("192.0.2.3:443", image), at_web, "{image:?}");
+    }
+}
+
+#[test]
+fn what_needs_approval_says_so_and_is_in_no_table() {
+    let policy = policy(CAREFUL);
+    let deploy = to("192.0.2.2:443", PROTOCOL_TCP);
+    let ruling = ruling_of(&policy, &[], &deploy, ImageOperand::default());
+    assert!(matches!(ruling, Ruling::Allow { approval: Approval::Required, .. }), "{ruling:?}");
+    let must: Vec<_> = policy.tools().iter().map(super::Tool::must_be_asked_for).collect();
+    assert_eq!(must, [true, true, false, false]);
+}
+
+#[test]
+fn grant_for_somebody_is_bounded_by_what_may_be_done_for_them() {
+    let principals = |list: &str| policy(&format!("{CAREFUL}principals: {list}"));
+    let own = to("192.0.2.9:80", PROTOCOL_TCP).listening();
+    let grants = [grant(1, "bot", &["serve"], 0, 100)];
+    let reason = |policy: &Policy| match ruling_of(policy, &grants, &own, ImageOperand::default()) {
+        Ruling::Allow { reason, .. }
+        | Ruling::Deny { reason, .. }
+        | Ruling::Wait { reason, .. } => reason,
+    };
+    assert_eq!(reason(&policy(CAREFUL)), Reason::AllowedGrant);
+    let alice = "{name: alice@example.com, tools: [serve]}";
+    assert_eq!(reason(&principals(&format!("[{alice}]"))), Reason::AllowedGrant);
+    let alice = "{name: alice@example.com, tools: [web]}";
+    assert_eq!(reason(&principals(&format!("[{alice}]"))), Reason::PrincipalNotAllowed);
+    let bob = "{name: bob@example.com, tools: [serve]}";
+    assert_eq!(reason(&principals(&format!("[{bob}]"))), Reason::PrincipalNotAllowed);
+    assert_eq!(reason(&principals("[]")), Reason::PrincipalNotAllowed);
+}
+
+#[test]
+fn who_is_called_has_nothing_of_a_counted_grant() {
+    let own = to("192.0.2.9:80", PROTOCOL_TCP).listening();
+    let grants = [counted(grant(1, "bot", &["serve"], 0, 100), 5, 0)];
+    let ruling = ruling_of(&policy(CAREFUL), &grants, &own, ImageOperand::default());
+    assert_eq!(ruling, Ruling::Wait { reason: Reason::NoGrant, tool: ToolId::new(4) });
 }

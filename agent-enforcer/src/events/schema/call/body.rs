@@ -98,6 +98,10 @@ pub(in crate::events::schema) struct CallExtension<'a> {
     pub(super) principal: Option<&'a str>,
     pub(super) grant: Option<String>,
     pub(super) task: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) approval: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) approver: Option<&'a str>,
     pub(super) tool: Option<&'a str>,
     pub(super) destination: String,
     pub(super) outcome: Outcome,

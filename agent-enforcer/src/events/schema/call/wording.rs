@@ -76,7 +76,11 @@ const fn severity_of_denial(reason: Reason) -> Severity {
         | Reason::GrantNotYetValid
         | Reason::GrantExpired
         | Reason::GrantUsedUp
-        | Reason::StallTimeout => Severity::Low,
+        | Reason::StallTimeout
+        | Reason::GrantParentEnded
+        | Reason::NeedsApproval
+        | Reason::ApprovalTimeout
+        | Reason::ApprovalUnattended => Severity::Low,
         Reason::NoTool
         | Reason::ToolNotApproved
         | Reason::GrantRevoked
@@ -84,7 +88,17 @@ const fn severity_of_denial(reason: Reason) -> Severity {
         | Reason::PendingLimit
         | Reason::RateLimited
         | Reason::ProtocolNotAllowed
-        | Reason::MalformedPacket => Severity::Medium,
+        | Reason::MalformedPacket
+        | Reason::ToolNotInManifest
+        | Reason::PrincipalNotAllowed
+        | Reason::PolicyForbids
+        | Reason::NotVia
+        | Reason::GrantManifestChanged
+        | Reason::ManifestExpired
+        | Reason::ManifestSuspended
+        | Reason::ManifestNotYetValid
+        | Reason::ApprovalDenied
+        | Reason::ApprovalLimit => Severity::Medium,
         Reason::IdentityUnverified
         | Reason::DigestMismatch
         | Reason::DaemonDown
@@ -93,7 +107,15 @@ const fn severity_of_denial(reason: Reason) -> Severity {
         | Reason::TagFailed
         | Reason::Internal
         | Reason::Guarded
-        | Reason::SourceRoute => Severity::High,
+        | Reason::SourceRoute
+        | Reason::SoftwareNotApproved
+        | Reason::ScriptUnverified
+        | Reason::ManifestMissing
+        | Reason::ManifestUntrusted
+        | Reason::ManifestRevoked
+        | Reason::ManifestRolledBack
+        | Reason::SpiffeIdMismatch
+        | Reason::SpiffeUnavailable => Severity::High,
         Reason::ExecutableMismatch => Severity::Critical,
     }
 }

@@ -20,6 +20,8 @@ pub(in crate::events::schema) enum DaemonBody<'a> {
     Entity { entity: Entity },
     /// User Access Management.
     Access { actor: GrantActor<'a>, user: User<'a>, privileges: &'a [String] },
+    /// User Access Management, asked of or answered by an approver.
+    Approval { actor: GrantActor<'a>, user: User<'a>, privileges: [&'a str; 1] },
     /// Process Activity.
     Process { actor: ProcessActor<'a>, process: Box<ProcessObject<'a>> },
     /// Detection Finding about the host.
@@ -100,6 +102,18 @@ pub(in crate::events::schema) struct DaemonExtension<'a> {
     pub(super) task: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tools: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tool: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) destination: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) approval: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) approval_digest: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) approver: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) whole_tool: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_before: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -10,7 +10,7 @@ use agent_enforcer_common::{
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{
-    super::{Compiled, Policy, Ruling, rule, testing::load_text},
+    super::{Approval, Compiled, ImageOperand, Policy, Question, Ruling, rule, testing::load_text},
     AGENT, NOW, compiled, lookup, table,
 };
 use crate::resolver::grant::{
@@ -98,6 +98,9 @@ struct ToolSketch {
     protocol: &'static str,
     approved: bool,
     standing: bool,
+    approval: bool,
+    /// Whether it may be used on behalf of whom every grant is for.
+    for_principal: bool,
 }
 
 fn tool() -> impl Strategy<Value = ToolSketch> {
@@ -109,10 +112,21 @@ fn tool() -> impl Strategy<Value = ToolSketch> {
         prop_oneof![4 => vec(port.clone(), 1..4), 1 => vec(port, 18..30)],
         select(&["tcp", "udp", "[tcp, udp]"][..]),
         prop::bool::weighted(0.9),
-        prop::bool::weighted(0.3),
+        (prop::bool::weighted(0.3), prop::bool::weighted(0.2), prop::bool::weighted(0.8)),
     )
-        .prop_map(|(networks, listen, endpoints, ports, protocol, approved, standing)| {
-            ToolSketch { networks, listen, endpoints, ports, protocol, approved, standing }
+        .prop_map(|(networks, listen, endpoints, ports, protocol, approved, more)| {
+            let (standing, approval, for_principal) = more;
+            ToolSketch {
+                networks,
+                listen,
+                endpoints,
+                ports,
+                protocol,
+                approved,
+                standing,
+                approval,
+                for_principal,
+            }
         })
 }
 
@@ -136,6 +150,9 @@ fn yaml(tools: &[ToolSketch]) -> String {
         if !tool.listen.is_empty() {
             write!(text, ", listen: [{}]", quoted(&tool.listen)).unwrap();
         }
+        if tool.approval {
+            text.push_str(", approval: required");
+        }
         if cidrs.is_empty() {
             text.push_str("}\n");
             continue;
@@ -151,6 +168,12 @@ fn yaml(tools: &[ToolSketch]) -> String {
     };
     let approved = names(&|tool| tool.approved);
     let standing = names(&|tool| tool.approved && tool.standing);
+    let for_principal = names(&|tool| tool.for_principal);
+    writeln!(
+        text,
+        "approvers: [{{name: ada, uid: 1}}]\nprincipals: [{{name: alice@example.com, tools: [{for_principal}]}}]"
+    )
+    .unwrap();
     writeln!(
         text,
         "agents:\n  - {{name: bot, owner: o, purpose: p, selectors: [[\"unix:uid:7\"]], tools: [{approved}], standing: [{standing}]}}"
@@ -232,8 +255,25 @@ fn check(
     let of_instance = lookup(compiled, instance_scope(instance), destination, now_ns);
     let of_agent = lookup(compiled, agent_scope(AGENT), destination, now_ns);
     let found = of_instance.0.or(of_agent.0);
-    match rule(agent, grants, instance, policy.tool_at(destination), now_ns) {
-        Ruling::Allow { tool, grant, expires_ns, reason: _, counted: false } => match found {
+    let question = Question {
+        policy,
+        agent,
+        grants,
+        instance,
+        image: ImageOperand::default(),
+        destination,
+        tool: policy.tool_at(destination),
+        now_ns,
+    };
+    match rule(&question) {
+        Ruling::Allow {
+            tool,
+            grant,
+            expires_ns,
+            reason: _,
+            counted: false,
+            approval: Approval::None,
+        } => match found {
             Some(rule) => {
                 prop_assert_eq!(rule.tool, tool);
                 prop_assert_eq!(rule.grant, grant.unwrap_or(GrantId::NONE));
