@@ -2,4 +2,7 @@
 
 pub mod attestation;
 pub mod grant;
+pub mod manifest;
 pub mod policy;
+pub mod spiffe;
+pub mod text;
