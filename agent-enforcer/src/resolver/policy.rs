@@ -49,7 +49,8 @@ pub use rule::{Ruling, explain_rule, rule};
 pub use schema::json_schema;
 pub use selector::{CgroupSelector, Term};
 
-pub(in crate::resolver) use tool_check::is_name;
+pub(in crate::resolver) use network::parse as parse_network;
+pub(in crate::resolver) use tool_check::{is_name, port_range, protocol, protocol_word};
 
 /// A validated policy. Equal policies have equal tools and agents in equal order.
 #[derive(Clone, Debug)]
