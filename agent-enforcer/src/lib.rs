@@ -16,4 +16,7 @@ mod hostile_text;
 pub mod intake;
 pub mod kernel;
 pub mod resolver;
+mod rfc3339;
+pub mod signing;
+pub mod strict_json;
 pub mod verdicts;

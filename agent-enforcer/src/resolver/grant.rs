@@ -12,6 +12,7 @@ mod state_file;
 mod store;
 mod store_error;
 mod table;
+pub mod token;
 
 #[cfg(test)]
 mod crash_tests;

@@ -55,6 +55,9 @@ pub use schema::json_schema;
 pub use selector::{CgroupSelector, Term};
 pub use via::Via;
 
+pub(in crate::resolver) use network::parse as parse_network;
+pub(in crate::resolver) use tool_check::{is_name, port_range, protocol, protocol_word};
+
 /// A validated policy. Equal policies have equal tools and agents in equal order.
 #[derive(Clone, Debug)]
 pub struct Policy {

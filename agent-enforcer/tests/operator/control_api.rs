@@ -10,7 +10,7 @@ use std::{
 };
 
 use agent_enforcer::{
-    api::{ApiError, Client, EventItem, EventQuery, EventStream, Listener, socket_path},
+    api::{ApiError, Audience, Client, EventItem, EventQuery, EventStream, Listener, socket_path},
     control::{ControlError, ExplainQuestion, ExplainTarget, GrantSpec},
 };
 use tokio::time::timeout;
@@ -246,7 +246,7 @@ async fn shutdown_does_not_wait_for_ever_for_a_silent_client() {
 async fn second_daemon_is_refused_and_the_first_goes_on() {
     need_root();
     let daemon = Daemon::start();
-    let error = Listener::bind(&daemon.socket()).unwrap_err();
+    let error = Listener::bind(&daemon.socket(), Audience::Root).unwrap_err();
     assert!(matches!(error, ApiError::AlreadyRunning { .. }), "{error}");
     daemon.client().await.status().await.unwrap();
 }

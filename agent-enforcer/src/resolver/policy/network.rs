@@ -14,7 +14,7 @@ use super::{error::Problem, place::quote};
 const MAPPED_BITS: u8 = 96;
 
 /// Parses a CIDR or a single address.
-pub(super) fn parse(text: &str) -> Result<IpNet, Problem> {
+pub(in crate::resolver) fn parse(text: &str) -> Result<IpNet, Problem> {
     let (address_text, length_text) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),
         None => (text, None),

@@ -12,7 +12,7 @@ use agent_enforcer_common::{
 };
 
 use super::{error::Problem, network::decimal, place::quote};
-use crate::decision::Sha256Digest;
+use crate::decision::{NotADigest, Sha256Digest};
 
 /// Longest path or glob over paths, bytes (`PATH_MAX`).
 pub(super) const PATH_LIMIT: usize = 4096;
@@ -64,9 +64,10 @@ impl Selector {
                 .map(Self::User)
                 .ok_or_else(|| Problem::BadUser(quote(value))),
             "unix:path" => executable(value).map(Self::Executable),
-            "unix:sha256" => {
-                digest(value).map(Self::Digest).ok_or_else(|| Problem::BadDigest(quote(value)))
-            }
+            "unix:sha256" => value
+                .parse()
+                .map(Self::Digest)
+                .map_err(|NotADigest| Problem::BadDigest(quote(value))),
             _ => Err(Problem::BadSelector(quote(text))),
         }
     }
@@ -195,16 +196,4 @@ fn fits(value: &str, limit: usize) -> Result<Arc<str>, Problem> {
         return Err(Problem::GlobTooLong { length: value.len(), limit });
     }
     Ok(value.into())
-}
-
-pub(super) fn digest(value: &str) -> Option<Sha256Digest> {
-    let mut bytes = [0_u8; 32];
-    let plain = value.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if !plain || value.len() != 2 * bytes.len() {
-        return None;
-    }
-    for (byte, at) in bytes.iter_mut().zip((0..value.len()).step_by(2)) {
-        *byte = u8::from_str_radix(value.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(Sha256Digest(bytes))
 }

@@ -128,7 +128,7 @@ pub(super) fn claim_name(
     Some(id)
 }
 
-fn is_name(text: &str) -> bool {
+pub(in crate::resolver) fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     text.len() <= NAME_LIMIT
         && text.starts_with(plain)
@@ -284,7 +284,7 @@ fn port_ranges(ports: &Spanned<Vec<Spanned<String>>>, report: &mut Report<'_>) -
     joined
 }
 
-pub(super) fn port_range(text: &str) -> Result<PortRange, Problem> {
+pub(in crate::resolver) fn port_range(text: &str) -> Result<PortRange, Problem> {
     let port = |text: &str| decimal::<u16>(text).filter(|port| *port != 0).ok_or(());
     let bad = |()| Problem::BadPort(quote(text));
     let (first, last) = text.split_once('-').unwrap_or((text, text));
@@ -314,7 +314,7 @@ fn protocols(written: &Spanned<OneOrMany>, report: &mut Report<'_>) -> Vec<u8> {
     protocols
 }
 
-fn protocol(text: &str) -> Result<u8, Problem> {
+pub(in crate::resolver) fn protocol(text: &str) -> Result<u8, Problem> {
     match text {
         "tcp" => Ok(PROTOCOL_TCP),
         "udp" => Ok(PROTOCOL_UDP),
@@ -323,6 +323,6 @@ fn protocol(text: &str) -> Result<u8, Problem> {
 }
 
 /// The word of a protocol in policy files.
-pub(super) const fn protocol_word(protocol: u8) -> &'static str {
+pub(in crate::resolver) const fn protocol_word(protocol: u8) -> &'static str {
     if protocol == PROTOCOL_UDP { "udp" } else { "tcp" }
 }

@@ -6,12 +6,8 @@
 
 use std::sync::Arc;
 
-use super::{
-    error::Problem,
-    place::quote,
-    selector::{digest, executable},
-};
-use crate::decision::Sha256Digest;
+use super::{error::Problem, place::quote, selector::executable};
+use crate::decision::{NotADigest, Sha256Digest};
 
 /// Where a program without a path is looked for.
 const DIRECTORIES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/sbin"];
@@ -32,7 +28,10 @@ pub enum Via {
 impl Via {
     pub(super) fn parse(text: &str) -> Result<Self, Problem> {
         if let Some(hex) = text.strip_prefix("sha256:") {
-            return digest(hex).map(Self::Digest).ok_or_else(|| Problem::BadDigest(quote(hex)));
+            return hex
+                .parse()
+                .map(Self::Digest)
+                .map_err(|NotADigest| Problem::BadDigest(quote(hex)));
         }
         if text.starts_with('/') {
             return executable(text).map(Self::Path);
