@@ -2,7 +2,7 @@
 //!
 //! In: arguments. Out: tables for people or JSON for programs, and an exit code that scripts can
 //! rely on (docs/cli.md). `run` is the daemon; everything else asks it through [`crate::api`], or
-//! works without it (`policy check`, `doctor`). Decides nothing itself.
+//! works without it (`policy check`, `manifest`, `key`, `grant token`, `doctor`). Decides nothing itself.
 
 mod agents;
 mod calls;
@@ -11,6 +11,8 @@ mod detach;
 mod doctor;
 mod events;
 mod grant;
+mod key;
+mod manifest;
 mod policy;
 mod run;
 mod status;
@@ -37,6 +39,7 @@ Examples:
   agent-enforcer pending                         which calls wait for a grant?
   agent-enforcer grant issue --agent coder --tool github \\
       --on-behalf-of ada@example.com --task JIRA-42 --for 15m
+  agent-enforcer manifest verify coder.json --keys owner.jwk
   agent-enforcer explain --pid 4711 --to 192.0.2.7:443
   agent-enforcer events --follow --output json | jq .message
 
@@ -89,9 +92,15 @@ enum Ask {
     /// Check, show and reload the policy.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
-    /// Issue, list and revoke grants.
+    /// Issue, list and revoke grants; sign grant tokens.
     #[command(subcommand)]
     Grant(grant::GrantVerb),
+    /// Make, sign, verify and show agent manifests; no daemon needed.
+    #[command(subcommand)]
+    Manifest(manifest::ManifestVerb),
+    /// Make and show keys that sign manifests and grant tokens; no daemon needed.
+    #[command(subcommand)]
+    Key(key::KeyVerb),
     Events(events::EventsArgs),
     /// List the calls that wait for a decision.
     Pending,
@@ -199,6 +208,9 @@ async fn answer(
         Ask::Grant(grant::GrantVerb::Revoke(args)) => {
             grant::revoke(args, &connect().await?, console).await
         }
+        Ask::Grant(grant::GrantVerb::Token(args)) => grant::token::sign(*args, console),
+        Ask::Manifest(verb) => manifest::run(verb, console),
+        Ask::Key(verb) => key::run(verb, console),
         Ask::Events(args) => events::show(args, &connect().await?, console).await,
         Ask::Pending => calls::pending(&connect().await?, console).await,
         Ask::Explain(args) => calls::explain(args, &connect().await?, console).await,
