@@ -2,7 +2,7 @@
 //!
 //! In: arguments. Out: tables for people or JSON for programs, and an exit code that scripts can
 //! rely on (docs/cli.md). `run` is the daemon; everything else asks it through [`crate::api`], or
-//! works without it (`policy check`, `doctor`). Decides nothing itself.
+//! works without it (`policy check`, `manifest`, `key`, `grant token`, `doctor`). Decides nothing itself.
 
 mod agents;
 mod answer;
@@ -12,6 +12,8 @@ mod detach;
 mod doctor;
 mod events;
 mod grant;
+mod key;
+mod manifest;
 mod policy;
 mod run;
 mod status;
@@ -38,6 +40,7 @@ Examples:
   agent-enforcer pending                         which calls wait for a grant or an approver?
   agent-enforcer grant issue --agent coder --tool github \\
       --on-behalf-of ada@example.com --task JIRA-42 --for 15m
+  agent-enforcer manifest verify coder.json --keys owner.jwk
   agent-enforcer explain --pid 4711 --to 192.0.2.7:443
   agent-enforcer events --follow --output json | jq .message
 
@@ -90,9 +93,15 @@ enum Ask {
     /// Check, show and reload the policy.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
-    /// Issue, list and revoke grants.
+    /// Issue, list and revoke grants; sign grant tokens.
     #[command(subcommand)]
     Grant(grant::GrantVerb),
+    /// Make, sign, verify and show agent manifests; no daemon needed.
+    #[command(subcommand)]
+    Manifest(manifest::ManifestVerb),
+    /// Make and show keys that sign manifests and grant tokens; no daemon needed.
+    #[command(subcommand)]
+    Key(key::KeyVerb),
     Events(events::EventsArgs),
     Pending(calls::PendingArgs),
     Approve(answer::ApproveArgs),
@@ -208,6 +217,9 @@ async fn answer(
         Ask::Grant(grant::GrantVerb::Revoke(args)) => {
             grant::revoke(args, &connect().await?, console).await
         }
+        Ask::Grant(grant::GrantVerb::Token(args)) => grant::token::sign(*args, console),
+        Ask::Manifest(verb) => manifest::run(verb, console),
+        Ask::Key(verb) => key::run(verb, console),
         Ask::Events(args) => events::show(args, &connect().await?, console).await,
         Ask::Pending(args) => calls::pending(args, &ask_for_approver().await?, console).await,
         Ask::Approve(args) => answer::approve(args, &ask_for_approver().await?, console).await,

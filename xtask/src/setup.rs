@@ -4,6 +4,7 @@
 //! does and why, and what is there already is left alone. Runs as root or through sudo. Never
 //! starts a service, never changes the machine's package sources.
 
+mod crosscheck;
 mod library_sources;
 mod packages;
 mod private_apt;
@@ -30,13 +31,15 @@ pub(crate) struct Options {
     lint: bool,
 }
 
-/// What a piece is needed for. `Test` includes `Build`; the others include both of them.
+/// What a piece is needed for. `Test` includes `Build`; the others include these two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
     /// `cargo xtask build`.
     Build,
-    /// `cargo xtask test`, `demo` and `bench`.
+    /// What `cargo xtask test`, `demo` and `bench` have in common.
     Test,
+    /// `cargo xtask test` alone.
+    Crosscheck,
     /// `cargo xtask lint`.
     Lint,
     /// `cargo xtask test vm`, `bypass --vm`, `vm` and `verifier`.
@@ -69,7 +72,7 @@ struct Piece {
 const PIECES: &[Piece] = &[
     Piece {
         name: "C toolchain",
-        why: "links build scripts and the tools below",
+        why: "links build scripts and the tools below, and builds the cryptography of aws-lc",
         scope: Scope::Build,
         state: || Ok(program_state("cc")),
         install: |_| packages::install(&["build-essential"]),
@@ -138,6 +141,13 @@ const PIECES: &[Piece] = &[
         install: |_| packages::install_without_service(&["rsyslog"], "rsyslog.service"),
     },
     Piece {
+        name: "crosscheck",
+        why: "tests compare signatures and canonical JSON with other people's implementations",
+        scope: Scope::Crosscheck,
+        state: crosscheck::state,
+        install: crosscheck::install,
+    },
+    Piece {
         name: "rustfmt",
         why: "checks the format",
         scope: Scope::Lint,
@@ -188,12 +198,14 @@ fn pieces(scope: Scope) -> impl Iterator<Item = &'static Piece> {
 /// Sets the machine up, or only looks.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let workspace = Workspace::find()?;
-    let scope = if options.lint { Scope::Lint } else { Scope::Test };
+    let more = options.lint.then_some(Scope::Lint);
+    let mut scopes = [Some(Scope::Crosscheck), more].into_iter().flatten();
     if !options.check {
-        return ensure(&workspace, scope);
+        return scopes.try_for_each(|scope| ensure(&workspace, scope));
     }
     let mut missing = Vec::new();
-    for piece in pieces(scope) {
+    let of_any = |piece: &&Piece| scopes.clone().any(|scope| scope.includes(piece.scope));
+    for piece in PIECES.iter().filter(of_any) {
         match (piece.state)()? {
             State::Present(what) => println!("{}: already there ({what})", piece.name),
             State::Missing => {
@@ -288,12 +300,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lint_and_vm_need_nothing_of_each_other() {
-        let all = [Scope::Build, Scope::Test, Scope::Lint, Scope::Vm];
+    fn what_test_lint_and_vm_need_alone_the_others_do_not() {
+        let all = [Scope::Build, Scope::Test, Scope::Crosscheck, Scope::Lint, Scope::Vm];
         let included = |scope: Scope| all.map(|other| scope.includes(other));
-        assert_eq!(included(Scope::Build), [true, false, false, false]);
-        assert_eq!(included(Scope::Test), [true, true, false, false]);
-        assert_eq!(included(Scope::Lint), [true, true, true, false]);
-        assert_eq!(included(Scope::Vm), [true, true, false, true]);
+        assert_eq!(included(Scope::Build), [true, false, false, false, false]);
+        assert_eq!(included(Scope::Test), [true, true, false, false, false]);
+        assert_eq!(included(Scope::Crosscheck), [true, true, true, false, false]);
+        assert_eq!(included(Scope::Lint), [true, true, false, true, false]);
+        assert_eq!(included(Scope::Vm), [true, true, false, false, true]);
     }
 }

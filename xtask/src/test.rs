@@ -79,7 +79,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
 /// Runs every suite on this machine.
 pub(crate) fn here() -> Result<()> {
     let workspace = Workspace::find()?;
-    setup::ensure(&workspace, Scope::Test)?;
+    setup::ensure(&workspace, Scope::Crosscheck)?;
     build::run()?;
     let mut suites = vec![
         Suite { name: "T0 (daemon)".to_owned(), tally: every_daemon_test(&workspace)? },

@@ -63,6 +63,8 @@ pub struct Console<'a> {
 pub(super) enum Failure {
     /// To be told, with what to do about it.
     Told { error: String, remedy: String, exit: Exit },
+    /// Refused for a reason that has a word.
+    Refused { word: &'static str, error: String, remedy: String },
     /// The output can't be written.
     Output(io::Error),
 }
@@ -113,6 +115,8 @@ impl From<io::Error> for Failure {
 
 #[derive(Serialize)]
 struct FailureDocument<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
     error: &'a str,
     remedy: &'a str,
 }
@@ -185,6 +189,9 @@ impl Console<'_> {
                 Exit::Failed,
             ),
             Failure::Told { error, remedy, exit } => self.tell(error, remedy, *exit),
+            Failure::Refused { word, error, remedy } => {
+                self.tell_reason(Some(word), error, remedy, Exit::Failed)
+            }
         }
     }
 
@@ -212,11 +219,17 @@ impl Console<'_> {
     }
 
     fn tell(&mut self, error: &str, remedy: &str, exit: Exit) -> Exit {
+        self.tell_reason(None, error, remedy, exit)
+    }
+
+    fn tell_reason(&mut self, reason: Option<&str>, error: &str, remedy: &str, exit: Exit) -> Exit {
         let text = if self.is_json() {
-            let document = serde_json::to_string(&FailureDocument { error, remedy });
+            let document = serde_json::to_string(&FailureDocument { reason, error, remedy });
             format!("{}\n", json_escaped(&document.unwrap_or_default()))
         } else {
-            format!("error: {}\n  help: {}\n", printable_lines(error), printable_lines(remedy))
+            let reason = reason.map(|word| format!("{word}: ")).unwrap_or_default();
+            let (error, remedy) = (printable_lines(error), printable_lines(remedy));
+            format!("error: {reason}{error}\n  help: {remedy}\n")
         };
         // Standard error is gone: the exit code says it all.
         let _ = self.err.write_all(text.as_bytes());

@@ -1,4 +1,6 @@
-//! `grant issue`, `list` and `revoke`.
+//! `grant issue`, `list` and `revoke`; `grant token` is below.
+
+pub(super) mod token;
 
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +27,7 @@ pub(super) enum GrantVerb {
     /// List all grants; ended ones until a day after their expiry.
     List,
     Revoke(RevokeArgs),
+    Token(Box<token::TokenArgs>),
 }
 
 /// Permit an agent, or one instance of it, to use tools for a while.

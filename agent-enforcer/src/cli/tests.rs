@@ -34,6 +34,24 @@ fn understands_every_verb() {
          --not-before 2030-01-31T12:00:00Z --max-uses 3 --reason r",
         "grant list",
         "grant revoke g-42 --reason r",
+        "grant token --key k --issuer i --agent a --tool t --on-behalf-of p --audience h",
+        "grant token --key k --kid x --issuer i --agent spiffe://e.org/a --tool t,u --location 192.0.2.1:443 \
+         --action connect,listen --on-behalf-of p --audience h --audience g --for 5m --max-uses 2 \
+         --parent j --manifest 0000000000000000000000000000000000000000000000000000000000000000 \
+         --instance i-5 --txn x --task t --reason r --not-before 2030-01-31T12:00:00Z",
+        "manifest new --name a --agent-id spiffe://e.org/a --owner o --sponsor s --purpose p \
+         --valid-for 90d",
+        "manifest new --name a --agent-id spiffe://e.org/a --owner o --sponsor s --purpose p \
+         --environment e --model p n 1 --tool t --tool u --software a=/bin/a \
+         --software p=/bin/p:interpreter:python --selector unix:uid:7,unix:path:/a --valid-for 90d \
+         --version 2 --record-id urn:uuid:0f8fad5b-d9cb-469f-a165-70867728950e --lifecycle revoked \
+         --out f",
+        "manifest sign f --key k --kid x --out g",
+        "manifest verify f --keys a b c",
+        "manifest show f",
+        "key new --out f",
+        "key new --out f --alg ES256 --kid x",
+        "key show f --kid x",
         "events",
         "events --follow --count 10",
         "pending",
@@ -68,6 +86,29 @@ fn refuses_what_makes_no_sense() {
         "grant issue --agent a --tool t --on-behalf-of p --task x --not-before soon",
         "grant issue --instance 1a2b --tool t --on-behalf-of p --task x",
         "grant revoke g-42",
+        "grant token --key k --issuer i --agent a --on-behalf-of p --audience h",
+        "grant token --key k --issuer i --agent a --tool t --on-behalf-of p",
+        "grant token --key k --issuer i --agent a --tool T --on-behalf-of p --audience h",
+        "grant token --key k --issuer i --agent a --tool t --on-behalf-of p --audience h --max-uses 0",
+        "grant token --key k --issuer i --agent a --tool t --on-behalf-of p --audience h --action bind",
+        "manifest",
+        "manifest new --name a --agent-id spiffe://e.org/a --owner o --sponsor s --purpose p",
+        "manifest new --name A --agent-id spiffe://e.org/a --owner o --sponsor s --purpose p --valid-for 1d",
+        "manifest new --name a --agent-id spiffe://e.org --owner o --sponsor s --purpose p --valid-for 1d",
+        "manifest new --name a --agent-id spiffe://e.org/a --owner o --sponsor s --purpose p \
+         --valid-for 1d --version 0",
+        "manifest new --name a --agent-id spiffe://e.org/a --owner o --sponsor s --purpose p \
+         --valid-for 1d --model p n",
+        "manifest new --name a --agent-id spiffe://e.org/a --owner o --sponsor s --purpose p \
+         --valid-for 1d --software p=/bin/p:interpreter",
+        "manifest sign f",
+        "manifest verify f",
+        "manifest verify f --keys",
+        "manifest show",
+        "key",
+        "key new",
+        "key new --out f --alg RS256",
+        "key new --out f --kid \u{e9}",
         "grant revoke 42 --reason r",
         "events --count many",
         "explain --pid 1",

@@ -21,7 +21,10 @@ use std::{collections::HashSet, sync::Arc};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-pub use document::{Document, Environment, Lifecycle, Model, Owner, Purpose, RecordId, Timestamp};
+pub use document::{
+    Document, Environment, Lifecycle, Model, Owner, Purpose, RecordId, Schema, SelectorText,
+    Timestamp,
+};
 pub use error::{ContentProblem, ManifestError};
 pub use refusal::ManifestRefusal;
 pub use software::{FsverityDigest, Language, Software, SoftwareKind, SoftwareName, SoftwareSet};
@@ -68,6 +71,11 @@ impl Manifest {
         Ok(Self { document, signatures, payload, software })
     }
 
+    /// Of members that were put together here.
+    pub fn new(document: &Document) -> Result<Self, ManifestError> {
+        Self::parse(json(document)?.as_bytes())
+    }
+
     /// Its members.
     pub const fn document(&self) -> &Document {
         &self.document
@@ -105,8 +113,7 @@ impl Manifest {
 
     /// As a file: JSON for people, with a final newline.
     pub fn to_json(&self) -> Result<String, ManifestError> {
-        let text = serde_json::to_string_pretty(&self.document);
-        text.map(|text| text + "\n").map_err(|error| ManifestError::NotWritten(error.to_string()))
+        json(&self.document)
     }
 }
 
@@ -147,6 +154,11 @@ impl SignedManifest {
         }
         Ok(Verified::new(&self.0, signers))
     }
+}
+
+fn json(document: &Document) -> Result<String, ManifestError> {
+    let text = serde_json::to_string_pretty(document);
+    text.map(|text| text + "\n").map_err(|error| ManifestError::NotWritten(error.to_string()))
 }
 
 fn read_signatures(document: &Document) -> Result<Vec<Detached>, ManifestError> {

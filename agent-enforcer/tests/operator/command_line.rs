@@ -19,18 +19,18 @@ use crate::fake_control::{DEADLINE, Daemon, need_root, open_up, private_director
 
 const NOBODY: u32 = 65534;
 
-struct Answer {
-    exit: Exit,
-    out: String,
-    err: String,
+pub(crate) struct Answer {
+    pub(crate) exit: Exit,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
     }
 
-    fn failure(&self) -> (String, String) {
+    pub(crate) fn failure(&self) -> (String, String) {
         let document: Value = serde_json::from_str(&self.err).expect(&self.err);
         let text = |key: &str| document[key].as_str().expect(key).to_owned();
         (text("error"), text("remedy"))
@@ -54,7 +54,7 @@ const OFFLINE: Offline = Offline {
     },
 };
 
-async fn ask_with(directory: &Path, answers: Option<&str>, line: &[&str]) -> Answer {
+pub(crate) async fn ask_with(directory: &Path, answers: Option<&str>, line: &[&str]) -> Answer {
     let arguments = ["agent-enforcer", "--runtime-dir"]
         .into_iter()
         .map(OsString::from)

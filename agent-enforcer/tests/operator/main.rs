@@ -6,3 +6,5 @@ mod command_line;
 mod control_api;
 #[cfg(test)]
 mod fake_control;
+#[cfg(test)]
+mod signed_documents;

@@ -35,9 +35,10 @@ pub type Purpose = Text<500>;
 /// Where it is meant to run: `production`, `staging`.
 pub type Environment = Text<200>;
 /// A selector: a kind and a path, which has at most `PATH_MAX` bytes.
-type SelectorText = Text<4128>;
+pub type SelectorText = Text<4128>;
 
-/// A manifest as it stands.
+/// A manifest as it stands. Written again it is the same JSON, or its signatures would not hold: a
+/// member is there with a value, or not there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
@@ -66,13 +67,10 @@ pub struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<Model>,
     /// What it may execute.
-    #[serde(default)]
     pub software: Vec<Software>,
     /// Tools of the policy that it is meant for.
-    #[serde(default)]
     pub tools: Vec<Name>,
     /// What recognises its processes; the policy reads them.
-    #[serde(default)]
     pub selectors: Vec<Vec<SelectorText>>,
     /// Whether it may run.
     pub lifecycle: Lifecycle,
@@ -110,6 +108,9 @@ pub enum Lifecycle {
 }
 
 impl Lifecycle {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Active, Self::Suspended, Self::Revoked];
+
     /// Its word.
     pub const fn word(self) -> &'static str {
         match self {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lifecycle, Manifest, ManifestRefusal};
+use super::{Document, Lifecycle, Manifest, ManifestRefusal};
 use crate::{decision::Sha256Digest, signing::KeyId};
 
 /// How far ahead the clock of whoever signed may be.
@@ -64,18 +64,25 @@ impl<'a> Verified<'a> {
             let standing = Err(ManifestRefusal::RolledBack { known });
             return Judgement { standing, known: Some(known) };
         }
-        if document.issued_at.moment().duration_since(now).is_ok_and(|ahead| ahead > SKEW) {
-            return Judgement { standing: Err(ManifestRefusal::NotYetIssued), known };
+        let standing = document.standing(now);
+        // What has not begun would lock out the version in force.
+        let begun = standing != Err(ManifestRefusal::NotYetIssued);
+        Judgement { standing, known: if begun { Some(this) } else { known } }
+    }
+}
+
+impl Document {
+    /// How it stands by the wall clock, whoever signed it and whatever was seen before.
+    pub fn standing(&self, now: SystemTime) -> Result<(), ManifestRefusal> {
+        if self.issued_at.moment().duration_since(now).is_ok_and(|ahead| ahead > SKEW) {
+            return Err(ManifestRefusal::NotYetIssued);
         }
-        let standing = match document.lifecycle {
+        match self.lifecycle {
             Lifecycle::Revoked => Err(ManifestRefusal::Revoked),
             Lifecycle::Suspended => Err(ManifestRefusal::Suspended),
-            Lifecycle::Active if now >= document.valid_until.moment() => {
-                Err(ManifestRefusal::Expired)
-            }
+            Lifecycle::Active if now >= self.valid_until.moment() => Err(ManifestRefusal::Expired),
             Lifecycle::Active => Ok(()),
-        };
-        Judgement { standing, known: Some(this) }
+        }
     }
 }
 

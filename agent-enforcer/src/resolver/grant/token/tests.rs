@@ -27,13 +27,6 @@ fn locations(texts: &[&str]) -> Value {
     json!({ "type": "network_egress", "locations": texts, "actions": ["connect"] })
 }
 
-fn child(change: impl FnOnce(&mut Value)) -> Value {
-    changed(|claims| {
-        claims["parent_jti"] = json!("parent");
-        change(claims);
-    })
-}
-
 #[test]
 fn a_sound_token_says_who_may_do_what_until_when() {
     for algorithm in Algorithm::ALL {
@@ -83,127 +76,6 @@ fn a_sound_token_says_who_may_do_what_until_when() {
         };
         assert_eq!(verified, expected);
     }
-}
-
-#[test]
-fn claims_that_are_not_understood_are_refused() {
-    let stage = Stage::new();
-    let refused = |claim: &str, value: Value| {
-        let outcome = stage.judge(&changed(|claims| claims[claim] = value));
-        let Err(TokenRefusal::Malformed(problem)) = outcome else { panic!("{claim}: {outcome:?}") };
-        problem
-    };
-    for (claim, value, expected) in [
-        ("scope", json!("all"), "$.scope (line 1"),
-        ("cnf", json!({}), "member `cnf` is not known"),
-        ("iss", json!(""), "$.iss (line 1"),
-        ("sub", json!(" "), "the text is empty"),
-        ("sub", json!("a\u{202e}b"), "control, direction or invisible"),
-        ("sub", json!("x".repeat(513)), "more than 512 bytes"),
-        ("sub", Value::Null, "$.sub (line 1"),
-        ("act", json!("coder"), "$.act (line 1"),
-        ("act", json!({ "sub": "coder", "iss": "x" }), "$.act.iss (line 1"),
-        ("aud", json!([]), "1 to 16 hosts"),
-        ("aud", json!(["host-7", 7]), "$.aud[1] (line 1"),
-        ("aud", json!(vec!["host-7"; 17]), "1 to 16 hosts"),
-        ("jti", json!(""), "$.jti (line 1"),
-        ("jti", json!("a b"), "$.jti (line 1"),
-        ("jti", json!("x".repeat(129)), "$.jti (line 1"),
-        ("txn", json!("\u{e9}"), "$.txn (line 1"),
-        ("iat", json!("1900000000"), "whole seconds from 1970 to 9999"),
-        ("iat", json!(1_900_000_000.5), "whole seconds"),
-        ("exp", json!(-1), "whole seconds"),
-        ("exp", json!(253_402_300_800_u64), "whole seconds"),
-        ("exp", json!(1e300), "beyond 2^53 - 1"),
-        ("nbf", Value::Null, "$.nbf (line 1"),
-        ("max_uses", json!(0), "$.max_uses (line 1"),
-        ("max_uses", json!(1_u64 << 32), "$.max_uses (line 1"),
-        ("max_uses", json!("1"), "$.max_uses (line 1"),
-        ("manifest_sha256", json!("AB"), "$.manifest_sha256 (line 1"),
-        ("parent_jti", json!(7), "$.parent_jti (line 1"),
-        ("instance", json!("i-0"), "$.instance (line 1"),
-        ("instance", json!("i-001A"), "$.instance (line 1"),
-        ("task", json!("a\nb"), "$.task (line 1"),
-        ("reason", json!("x".repeat(513)), "$.reason (line 1"),
-        ("authorization_details", json!([]), "1 to 16 entries are needed; there are 0"),
-        ("authorization_details", json!(vec![tools(&["mail"]); 17]), "there are 17"),
-    ] {
-        let problem = refused(claim, value);
-        assert!(problem.contains(expected), "{claim}: {problem}");
-    }
-    for claim in ["iss", "sub", "act", "aud", "jti", "iat", "exp", "authorization_details"] {
-        let token = changed(|claims| {
-            claims.as_object_mut().unwrap().remove(claim);
-        });
-        assert_eq!(word(&stage.judge(&token)), "token_malformed", "{claim}");
-    }
-    // Whole floats are dates too (RFC 7519 section 2).
-    let floats = claims().to_string().replace("1900000600", "1900000600.0");
-    let token = Compact::sign(floats.as_bytes(), &stage.key, TYPE).unwrap();
-    assert_eq!(stage.verify(&token).unwrap().expires, moment(NOW + 600));
-}
-
-#[test]
-fn entries_that_are_not_understood_are_refused() {
-    let stage = Stage::new();
-    for (entry, expected) in [
-        (
-            json!({ "type": "payment", "tools": ["mail"], "actions": ["connect"] }),
-            "unknown variant",
-        ),
-        (json!({ "tools": ["mail"], "actions": ["connect"] }), "member `type` is missing"),
-        (json!({ "type": "network_egress", "tools": ["mail"] }), "member `actions` is missing"),
-        (
-            json!({ "type": "network_egress", "tools": ["mail"], "actions": [] }),
-            "`actions` is empty",
-        ),
-        (
-            json!({ "type": "network_egress", "tools": ["mail"], "actions": ["bind"] }),
-            "unknown variant",
-        ),
-        (
-            json!({ "type": "network_egress", "tools": ["mail"], "actions": ["connect", "connect"] }),
-            "stands twice",
-        ),
-        (json!({ "type": "network_egress", "actions": ["connect"] }), "`tools` or `locations`"),
-        (
-            json!({ "type": "network_egress", "tools": ["mail"], "locations": ["192.0.2.25"], "actions": ["connect"] }),
-            "`tools` or `locations`",
-        ),
-        (tools(&["Mail"]), ".tools[0] (line 1"),
-        (tools(&["mail", "mail"]), "stands twice"),
-        (locations(&["192.0.2.25", "192.0.2.25"]), "stands twice"),
-        (
-            json!({ "type": "network_egress", "tools": ["mail"], "actions": ["connect"], "privileges": [] }),
-            ".privileges (line 1",
-        ),
-    ] {
-        let outcome = stage.judge(&details(&[entry]));
-        let Err(TokenRefusal::Malformed(problem)) = outcome else { panic!("{outcome:?}") };
-        assert!(problem.contains(expected), "{problem}");
-    }
-    let many: Vec<String> = (0..257).map(|number| format!("t{number}")).collect();
-    let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let outcome = stage.judge(&details(&[tools(&many)]));
-    assert_eq!(word(&outcome), "token_malformed");
-}
-
-#[test]
-fn chains_of_actors_end() {
-    let chain = |length: usize| {
-        (1..length)
-            .fold(json!({ "sub": "coder" }), |inner, _| json!({ "sub": "coder", "act": inner }))
-    };
-    let stage = Stage::new();
-    for (length, expected) in [(8, "ok"), (9, "token_malformed"), (40, "token_malformed")] {
-        let outcome = stage.judge(&changed(|claims| claims["act"] = chain(length)));
-        assert_eq!(word(&outcome), expected, "{length}");
-    }
-    // The outermost acts; whoever acted before permits nothing.
-    let outcome = stage.judge(&changed(|claims| {
-        claims["act"] = json!({ "sub": "stranger", "act": { "sub": "coder" } });
-    }));
-    assert_eq!(word(&outcome), "token_agent_unknown");
 }
 
 #[test]
@@ -388,114 +260,6 @@ fn a_key_speaks_for_its_own_issuer_only() {
 }
 
 #[test]
-fn a_child_stays_within_its_parent() {
-    let mut stage = Stage::new();
-    stage.world.parents.insert("parent".into(), parent());
-    let entry = |tool: &str, actions: &[&str]| json!({ "type": "network_egress", "tools": [tool], "actions": actions });
-    let with =
-        |entries: Vec<Value>| child(|claims| claims["authorization_details"] = json!(entries));
-    for (token, expected) in [
-        (child(|_| ()), None),
-        (child(|claims| claims["exp"] = json!(NOW + 700)), None),
-        (child(|claims| claims["exp"] = json!(NOW + 701)), Some(ExceededLimit::Expiry)),
-        (child(|claims| claims["sub"] = json!("eve@example.com")), Some(ExceededLimit::Principal)),
-        (child(|claims| claims["max_uses"] = json!(1)), None),
-        (child(|claims| claims["instance"] = json!("i-5")), None),
-        (with(vec![entry("mail", &["connect"])]), Some(ExceededLimit::Scope)),
-        (with(vec![entry("code-host", &["connect", "listen"])]), Some(ExceededLimit::Scope)),
-        (
-            with(vec![entry("code-host", &["connect"]), entry("mail", &["connect"])]),
-            Some(ExceededLimit::Scope),
-        ),
-        (with(vec![locations(&["198.51.100.7:443/tcp"])]), None),
-        (with(vec![locations(&["192.0.2.25:25-100/tcp"])]), None),
-        (with(vec![locations(&["192.0.2.25:30/tcp"])]), None),
-        (with(vec![locations(&["192.0.2.25:25-101/tcp"])]), Some(ExceededLimit::Scope)),
-        (with(vec![locations(&["192.0.2.25"])]), Some(ExceededLimit::Scope)),
-        (with(vec![locations(&["[2001:db8::25]:25"])]), Some(ExceededLimit::Scope)),
-    ] {
-        let outcome = stage.judge(&token);
-        let exceeded = match &outcome {
-            Ok(_) => None,
-            Err(TokenRefusal::ExceedsParent(limit)) => Some(*limit),
-            Err(other) => panic!("{token}: {other}"),
-        };
-        assert_eq!(exceeded, expected, "{token}");
-    }
-    let mut other = parent();
-    other.agent = "idle".into();
-    stage.world.parents.insert("parent".into(), other);
-    assert_eq!(stage.judge(&child(|_| ())), Err(TokenRefusal::ExceedsParent(ExceededLimit::Agent)));
-}
-
-#[test]
-fn a_child_begins_with_its_parent_and_takes_of_its_uses_and_instance() {
-    let mut stage = Stage::new();
-    let mut judge = |change: &dyn Fn(&mut ParentGrant), token: &Value| {
-        let mut parent = parent();
-        change(&mut parent);
-        stage.world.parents.insert("parent".into(), parent);
-        stage.judge(token)
-    };
-    let uses = |uses: u32| child(|claims| claims["max_uses"] = json!(uses));
-    let later = judge(&|parent| parent.not_before = moment(NOW + 40), &child(|_| ())).unwrap();
-    assert_eq!(later.not_before, moment(NOW + 40));
-    for (left, token, expected) in [
-        (Some(3), uses(3), "ok"),
-        (Some(3), uses(4), "token_exceeds_parent"),
-        (Some(3), child(|_| ()), "token_exceeds_parent"),
-        (Some(0), uses(1), "token_exceeds_parent"),
-        (None, uses(9), "ok"),
-    ] {
-        let outcome = judge(&|parent| parent.uses_left = left, &token);
-        assert_eq!(word(&outcome), expected, "{left:?} {token}");
-    }
-    let here = |parent: &mut ParentGrant| parent.instance = Some(InstanceId::new(5));
-    let instance = |id: &str| child(|claims| claims["instance"] = json!(id));
-    for (token, expected) in [
-        (instance("i-5"), "ok"),
-        (instance("i-6"), "token_exceeds_parent"),
-        (child(|_| ()), "token_exceeds_parent"),
-    ] {
-        assert_eq!(word(&judge(&here, &token)), expected, "{token}");
-    }
-    let revoked = judge(&|parent| parent.is_live = false, &child(|_| ()));
-    assert_eq!(word(&revoked), "token_parent_not_live");
-    let over = judge(&|parent| parent.expires = moment(NOW), &child(|_| ()));
-    assert_eq!(word(&over), "token_parent_not_live");
-}
-
-#[test]
-fn an_issuer_that_must_attenuate_issues_nothing_of_its_own() {
-    let mut stage = Stage::new();
-    stage.world.parents.insert("parent".into(), parent());
-    let mut issuer = issuer("https://issuer.example", &stage.key);
-    issuer.must_attenuate = true;
-    stage.issuers = Issuers::new(vec![issuer]).unwrap();
-    assert_eq!(word(&stage.judge(&claims())), "token_must_attenuate");
-    assert_eq!(word(&stage.judge(&child(|_| ()))), "ok");
-}
-
-#[test]
-fn what_is_signed_here_holds_here() {
-    let stage = Stage::new();
-    let typed: TokenClaims = serde_json::from_value(claims()).unwrap();
-    assert_eq!(serde_json::to_value(&typed).unwrap(), claims());
-    let token = sign_token(&typed, &stage.key).unwrap();
-    assert_eq!(&*stage.verify(&token).unwrap().agent, "coder");
-    let empty = TokenClaims { authorization_details: Vec::new(), ..typed.clone() };
-    assert!(matches!(sign_token(&empty, &stage.key), Err(SignTokenError::Refused(_))));
-    let mut long = typed;
-    let texts: Vec<LocationText> = (0..250)
-        .map(|number| format!("[2001:db8::{number:x}]:10000-20000/tcp").parse().unwrap())
-        .collect();
-    let entry: Detail = serde_json::from_value(locations(&["192.0.2.25"])).unwrap();
-    long.authorization_details = vec![Detail { locations: texts, ..entry }; 4];
-    let refused = sign_token(&long, &stage.key).unwrap_err().to_string();
-    assert!(refused.contains("more than 16384"), "{refused}");
-}
-
-#[test]
 fn documentation_names_every_word_and_what_to_do() {
     let page = include_str!("../../../../../docs/tokens.md");
     let text = String::new;
@@ -530,4 +294,6 @@ fn documentation_names_every_word_and_what_to_do() {
     }
 }
 
+mod attenuation;
+mod form;
 mod properties;
