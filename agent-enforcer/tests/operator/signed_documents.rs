@@ -132,7 +132,7 @@ async fn a_manifest_that_does_not_count_exits_with_1_and_its_word() {
         .unwrap();
     let changed = desk.ask("manifest verify @m.json --keys @one.jwk").await;
     assert!(
-        changed.err.starts_with("error: manifest_untrusted: the signature of key one"),
+        changed.err.starts_with("error: manifest_untrusted: the signature is not that of key one"),
         "{}",
         changed.err
     );

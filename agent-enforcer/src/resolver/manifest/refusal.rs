@@ -11,7 +11,7 @@ pub enum ManifestRefusal {
     #[error("no key that may sign for this agent has signed the manifest")]
     UnknownSigner,
     /// A signature is said to be of a known key, and is not.
-    #[error("the signature of key {kid} does not hold: {error}")]
+    #[error("{error}")]
     BadSignature {
         /// The key.
         kid: KeyId,
