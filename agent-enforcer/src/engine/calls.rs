@@ -336,15 +336,17 @@ impl Engine {
         let subject = &grant.subject;
         let same_subject = subject.agent == agent.name
             && subject.instance.is_none_or(|instance| instance == record.process.instance);
-        (lives && same_subject && agent.approves(tool.id) && grant.tools.contains(&tool.name))
-            .then_some(Allowance {
+        let approved = agent.approves(tool.id) && agent.check_manifest(tool.id).is_ok();
+        (lives && same_subject && approved && grant.tools.contains(&tool.name)).then_some(
+            Allowance {
                 expires_ns: grant.expires_ns,
                 grant: grant.id,
                 tool: tool.id,
                 reason: Reason::AllowedGrant,
                 extent,
                 marks: agent.socket_mark.is_some(),
-            })
+            },
+        )
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Manifest {
     software: SoftwareSet,
 }
 
-/// A manifest with at least one signature. Whether any of them counts says [`Self::verify`].
+/// A manifest with at least one signature. Whether any of them counts says [`Manifest::verify`].
 #[derive(Clone, Debug)]
 pub struct SignedManifest(Manifest);
 
@@ -111,6 +111,28 @@ impl Manifest {
         Ok(SignedManifest(self))
     }
 
+    /// Checks who signed. `trust` knows the keys by name, and for which agents each may sign. A
+    /// signature of a key that it does not know counts for nothing; one that does not hold under a
+    /// key that it knows refuses the whole manifest.
+    pub fn verify<'key>(
+        &self,
+        trust: impl Fn(&str, &SpiffeId) -> Option<&'key PublicKey>,
+    ) -> Result<Verified<'_>, ManifestRefusal> {
+        let Self { document, signatures, payload, software: _ } = self;
+        let mut signers = Vec::new();
+        for signature in signatures {
+            let kid = signature.header().kid();
+            let Some(key) = trust(kid.as_str(), &document.agent_id) else { continue };
+            signature
+                .verify(payload, key)
+                .map_err(|error| ManifestRefusal::BadSignature { kid: kid.clone(), error })?;
+            signers.push(kid.clone());
+        }
+        if signers.is_empty() {
+            return Err(ManifestRefusal::UnknownSigner);
+        }
+        Ok(Verified::new(self, signers))
+    }
     /// As a file: JSON for people, with a final newline.
     pub fn to_json(&self) -> Result<String, ManifestError> {
         json(&self.document)
@@ -132,27 +154,12 @@ impl SignedManifest {
         &self.0
     }
 
-    /// Checks who signed. `trust` knows the keys by name, and for which agents each may sign. A
-    /// signature of a key that it does not know counts for nothing; one that does not hold under a
-    /// key that it knows refuses the whole manifest.
+    /// See [`Manifest::verify`].
     pub fn verify<'key>(
         &self,
         trust: impl Fn(&str, &SpiffeId) -> Option<&'key PublicKey>,
     ) -> Result<Verified<'_>, ManifestRefusal> {
-        let Manifest { document, signatures, payload, software: _ } = &self.0;
-        let mut signers = Vec::new();
-        for signature in signatures {
-            let kid = signature.header().kid();
-            let Some(key) = trust(kid.as_str(), &document.agent_id) else { continue };
-            signature
-                .verify(payload, key)
-                .map_err(|error| ManifestRefusal::BadSignature { kid: kid.clone(), error })?;
-            signers.push(kid.clone());
-        }
-        if signers.is_empty() {
-            return Err(ManifestRefusal::UnknownSigner);
-        }
-        Ok(Verified::new(&self.0, signers))
+        self.0.verify(trust)
     }
 }
 

@@ -14,6 +14,7 @@ mod document;
 mod endpoint;
 mod error;
 mod listen;
+mod manifests;
 mod network;
 mod normal;
 mod place;
@@ -21,7 +22,9 @@ mod plan;
 mod rule;
 mod schema;
 mod selector;
+mod selector_check;
 mod tool_check;
+mod trust;
 mod via;
 
 #[cfg(test)]
@@ -43,16 +46,19 @@ use agent_enforcer_common::{
 use ipnet::IpNet;
 
 use access_check::CheckedAccess;
+use agent_check::CheckedAgents;
 pub use compile::{Compiled, ScopedPrefix, compile};
 use coverage::{AddressIndex, EndpointIndex, Prefix};
 pub use endpoint::{Endpoint, EndpointProblem, family_word};
 pub use error::{Overlap, PolicyError, PolicyErrors, Problem};
 pub use listen::ListenRange;
+pub use manifests::AgentManifest;
 pub use place::Place;
 pub use plan::{PlannedTerm, SelectorPlan};
 pub use rule::{ImageOperand, Question, Ruling, explain_rule, rule};
 pub use schema::json_schema;
 pub use selector::{CgroupSelector, Term};
+pub use trust::{Signer, Trust};
 pub use via::Via;
 
 pub(in crate::resolver) use network::parse as parse_network;
@@ -67,6 +73,7 @@ pub struct Policy {
     agent_names: HashMap<Arc<str>, usize>,
     principals: Option<Vec<Principal>>,
     approvals: Approvals,
+    trust: Trust,
     addresses: AddressIndex,
     listeners: AddressIndex,
     endpoints: EndpointIndex,
@@ -162,6 +169,8 @@ pub struct Agent {
     pub owner: Arc<str>,
     /// What it is for.
     pub purpose: Arc<str>,
+    /// The signed manifest that it must have; `None` where the policy demands none.
+    pub manifest: Option<AgentManifest>,
     /// What recognises its processes: any one of the terms.
     pub selectors: Vec<Term>,
     /// The approved set, the ceiling of every grant; sorted.
@@ -232,13 +241,15 @@ pub enum Mode {
 }
 
 impl Policy {
-    /// Reads, checks and merges every `*.yaml` and `*.yml` of a directory. On error: everything
-    /// that is wrong in all of the files, not just the first of it.
+    /// Reads, checks and merges every `*.yaml` and `*.yml` of a directory, and every manifest (`*.json`).
+    /// On error: everything that is wrong in all of the files, not just the first of it. No manifest
+    /// counts yet, see [`Self::admit_manifests`].
     pub fn load(dir: &Path) -> Result<Self, PolicyErrors> {
         let (sources, mut errors) = directory::read(dir)?;
-        let tools = tool_check::check(&sources, &mut errors);
-        let agents = agent_check::check(&sources, &tools, &mut errors);
-        let access = access_check::check(&sources, &tools, &mut errors);
+        let tools = tool_check::check(&sources.policies, &mut errors);
+        let CheckedAgents { agents, names } = agent_check::check(&sources, &tools, &mut errors);
+        let trust = trust::check(&sources.policies, &tools, &names, &mut errors);
+        let access = access_check::check(&sources.policies, &tools, &mut errors);
         access_check::refuse_unapprovable(&tools, &access.approvals, &mut errors);
         if errors.is_empty() && tools.names.is_empty() && agents.is_empty() {
             errors.push(PolicyError::new(Place::whole(dir), Problem::NothingNamed));
@@ -246,11 +257,11 @@ impl Policy {
         if !errors.is_empty() {
             return Err(PolicyErrors::new(errors));
         }
-        Ok(Self::assemble(tools.tools, agents, access))
+        Ok(Self::assemble(tools.tools, agents, access, trust))
     }
 
     /// Indexes checked tools and agents. The ids of `tools` are their positions plus one.
-    fn assemble(tools: Vec<Tool>, agents: Vec<Agent>, access: CheckedAccess) -> Self {
+    fn assemble(tools: Vec<Tool>, agents: Vec<Agent>, access: CheckedAccess, trust: Trust) -> Self {
         let positions = |names: Vec<&Arc<str>>| -> HashMap<Arc<str>, usize> {
             names.into_iter().enumerate().map(|(at, name)| (Arc::clone(name), at)).collect()
         };
@@ -267,6 +278,7 @@ impl Policy {
             agent_names,
             principals,
             approvals,
+            trust,
             addresses,
             listeners,
             endpoints,
@@ -341,6 +353,11 @@ impl Policy {
         &self.approvals
     }
 
+    /// Whose signatures count.
+    pub const fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
     /// Whether an agent has tools about which more than agent, destination and grants decides.
     pub fn must_ask_for_some(&self, agent: &Agent) -> bool {
         let mut tools = agent.tools.iter().filter_map(|id| self.tool(*id));
@@ -387,6 +404,7 @@ impl PartialEq for Policy {
             && self.agents == other.agents
             && self.principals == other.principals
             && self.approvals == other.approvals
+            && self.trust == other.trust
     }
 }
 
@@ -438,6 +456,14 @@ impl Agent {
     /// Whether the tool is in the approved set.
     pub fn approves(&self, tool: ToolId) -> bool {
         self.tools.binary_search(&tool).is_ok()
+    }
+
+    /// Why it may not use an approved tool whatever else is so: its manifest does not count, or does
+    /// not name the tool.
+    pub fn check_manifest(&self, tool: ToolId) -> Result<(), Reason> {
+        let Some(manifest) = &self.manifest else { return Ok(()) };
+        manifest.standing()?;
+        if manifest.names(tool) { Ok(()) } else { Err(Reason::ToolNotInManifest) }
     }
 
     /// Whether the tool is usable without a grant.

@@ -1,5 +1,7 @@
 //! Why a sound manifest does not count: one word for one cause, for events, command line and docs.
 
+use agent_enforcer_common::reason::Reason;
+
 use crate::signing::{JwsError, KeyId};
 
 use super::KnownVersion;
@@ -39,16 +41,21 @@ pub enum ManifestRefusal {
 }
 
 impl ManifestRefusal {
+    /// The reason with which the agent's calls are denied.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::UnknownSigner | Self::BadSignature { .. } => Reason::ManifestUntrusted,
+            Self::RolledBack { .. } => Reason::ManifestRolledBack,
+            Self::NotYetIssued => Reason::ManifestNotYetValid,
+            Self::Revoked => Reason::ManifestRevoked,
+            Self::Suspended => Reason::ManifestSuspended,
+            Self::Expired => Reason::ManifestExpired,
+        }
+    }
+
     /// The word of the cause.
     pub const fn word(&self) -> &'static str {
-        match self {
-            Self::UnknownSigner | Self::BadSignature { .. } => "manifest_untrusted",
-            Self::RolledBack { .. } => "manifest_rolled_back",
-            Self::NotYetIssued => "manifest_not_yet_valid",
-            Self::Revoked => "manifest_revoked",
-            Self::Suspended => "manifest_suspended",
-            Self::Expired => "manifest_expired",
-        }
+        self.reason().word()
     }
 
     /// What a person can do about it.

@@ -1,9 +1,9 @@
 //! From agents as written to agents that can be recognised and decided for.
 //!
 //! In: decoded files and the checked tools. Out: validated [`Agent`]s and every problem found.
-//! Questions, in order: is the name new, is the agent described, does each term say something that
-//! no other agent claims, do its tools exist, and do all terms fit the kernel side's tables? What
-//! everyone has is every agent's from here on.
+//! Questions, in order: is the name new, is the agent described, do its terms hold (see
+//! `selector_check`), do its tools exist, and which manifest is its? What everyone has is every
+//! agent's from here on.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,23 +12,21 @@ use std::{
     time::Duration,
 };
 
-use agent_enforcer_common::{
-    id::ToolId,
-    process::{PATTERN_LIMIT, TERM_LIMIT},
-};
-use serde_saphyr::{Location, Spanned};
+use agent_enforcer_common::id::ToolId;
+use serde_saphyr::Spanned;
 
 use super::{
-    Agent, LocalGrants, Mode, OnMiss, TcpStall, Term,
-    directory::Source,
+    Agent, AgentManifest, LocalGrants, Mode, OnMiss, TcpStall, Term,
+    directory::{Source, Sources},
     document::{AgentEntry, EveryoneEntry},
     error::{PolicyError, Problem},
+    manifests::ManifestFiles,
     network::decimal,
     place::{Place, quote},
-    selector::Selector,
+    selector_check::SelectorCheck,
     tool_check::{CheckedTools, Report, claim_name},
 };
-use crate::resolver::grant::LONGEST_LIFE;
+use crate::resolver::{grant::LONGEST_LIFE, spiffe::SpiffeId};
 
 /// Longest owner, bytes.
 const OWNER_LIMIT: usize = 200;
@@ -42,40 +40,71 @@ const LONGEST_STALL: Duration = Duration::from_mins(10);
 const DEFAULT_LIFETIME: Duration = Duration::from_mins(15);
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
 
-/// Who claims what a term matches, and where that is.
-struct Claim {
-    agent: Arc<str>,
-    demands_digest: bool,
-    digests: HashSet<Term>,
-    place: Place,
+/// What the files say about agents.
+#[derive(Debug, Default)]
+pub(super) struct CheckedAgents {
+    pub(super) agents: Vec<Agent>,
+    /// Every name.
+    pub(super) names: HashSet<String>,
 }
-
-/// Claims by the part of a term that the kernel side matches.
-type Claims = HashMap<Term, Claim>;
 
 /// Checks the agents of all files.
 pub(super) fn check(
-    sources: &[Source],
+    sources: &Sources,
     tools: &CheckedTools,
     errors: &mut Vec<PolicyError>,
-) -> Vec<Agent> {
+) -> CheckedAgents {
     let mut names = HashMap::new();
-    let mut claims = Claims::new();
-    let mut limits = LimitCheck::default();
+    let mut ids = HashMap::new();
+    let mut selectors = SelectorCheck::default();
     let mut agents = Vec::new();
-    let everyone = everyone(sources, tools, errors);
-    for source in sources {
+    let everyone = everyone(&sources.policies, tools, errors);
+    let manifests = ManifestFiles::new(&sources.manifests, errors);
+    for source in &sources.policies {
         let mut report = Report { file: &source.file, errors };
         for entry in &source.document.agents {
             claim_name(&entry.name, "agent", &mut names, &mut report);
-            let selectors = terms(entry, &mut claims, &mut limits, &mut report);
-            let mut agent = agent(entry, selectors, tools, &mut report);
+            let mut terms = selectors.terms(entry, &mut report);
+            let agent_id = agent_id(entry, &mut ids, &mut report);
+            let file =
+                agent_id.as_ref().and_then(|id| manifests.of(id, &entry.name.value, report.errors));
+            if let Some(file) = file {
+                terms.extend(selectors.terms_of_manifest(file, &entry.name.value, report.errors));
+            }
+            let manifest = file.map(|file| &file.manifest);
+            let mut agent = agent(entry, terms, tools, &mut report);
+            agent.manifest = agent_id.map(|id| AgentManifest::new(id, manifest, tools));
             join(&mut agent.tools, &everyone);
             join(&mut agent.standing, &everyone);
             agents.push(agent);
         }
     }
-    agents
+    CheckedAgents { agents, names: names.into_keys().collect() }
+}
+
+/// The SPIFFE ID of an agent, which is no other agent's.
+fn agent_id(
+    entry: &AgentEntry,
+    ids: &mut HashMap<SpiffeId, Place>,
+    report: &mut Report<'_>,
+) -> Option<SpiffeId> {
+    let written = entry.agent_id.as_ref()?;
+    let id = match written.value.parse::<SpiffeId>() {
+        Ok(id) => id,
+        Err(error) => {
+            let text = quote(&written.value);
+            report.add(written.referenced, Problem::BadSpiffeId { text, error });
+            return None;
+        }
+    };
+    if let Some(first) = ids.get(&id) {
+        let (name, first) = (quote(&written.value), first.clone());
+        let problem = Problem::DuplicateName { what: "agent_id", name, first };
+        report.add(written.referenced, problem);
+        return None;
+    }
+    ids.insert(id.clone(), report.place(written.referenced));
+    Some(id)
 }
 
 /// The tools that every agent has, of all files.
@@ -128,6 +157,7 @@ fn agent(
         name,
         owner,
         purpose,
+        agent_id: _,
         selectors: _,
         tools,
         standing,
@@ -151,6 +181,7 @@ fn agent(
         name: name.value.as_str().into(),
         owner: text("owner", owner, OWNER_LIMIT, report),
         purpose: text("purpose", purpose, PURPOSE_LIMIT, report),
+        manifest: None,
         selectors,
         tools,
         standing,
@@ -291,99 +322,4 @@ fn parse_mark(text: &str) -> Result<Option<NonZeroU32>, Problem> {
     };
     let mark = number.and_then(NonZeroU32::new);
     mark.map(Some).ok_or_else(|| Problem::BadMark(quote(text)))
-}
-
-fn terms(
-    entry: &AgentEntry,
-    claims: &mut Claims,
-    limits: &mut LimitCheck,
-    report: &mut Report<'_>,
-) -> Vec<Term> {
-    if entry.selectors.value.is_empty() {
-        let problem = Problem::EmptyList("selectors", "name what recognises the agent");
-        report.add(entry.selectors.referenced, problem);
-    }
-    let mut terms = Vec::new();
-    for written in &entry.selectors.value {
-        let at = written.referenced;
-        let checked = term(written, report).and_then(|term| {
-            claim(&entry.name.value, &term, claims, report.place(at))
-                .and_then(|()| limits.admit(&term))
-                .map_err(|problem| report.add(at, problem))
-                .ok()?;
-            Some(term)
-        });
-        terms.extend(checked);
-    }
-    terms
-}
-
-/// Parses one term; `None` where something is wrong with it.
-fn term(written: &Spanned<Vec<Spanned<String>>>, report: &mut Report<'_>) -> Option<Term> {
-    if written.value.is_empty() {
-        let problem = Problem::EmptyList("selectors", "a term needs at least one selector");
-        report.add(written.referenced, problem);
-        return None;
-    }
-    let mut term = Term::default();
-    let mut sound = true;
-    for item in &written.value {
-        let added = Selector::parse(&item.value).and_then(|selector| term.add(selector));
-        if let Err(problem) = added {
-            report.add(item.referenced, problem);
-            sound = false;
-        }
-    }
-    if sound && !term.is_matchable() {
-        report.add(first_item(written), Problem::DigestAlone);
-        sound = false;
-    }
-    sound.then_some(term)
-}
-
-fn first_item(written: &Spanned<Vec<Spanned<String>>>) -> Location {
-    written.value.first().map_or(written.referenced, |item| item.referenced)
-}
-
-/// Enters what a term matches under its agent's name.
-fn claim(agent: &str, term: &Term, claims: &mut Claims, place: Place) -> Result<(), Problem> {
-    let demands_digest = term.sha256.is_some();
-    let Some(claim) = claims.get_mut(&term.matched_part()) else {
-        let digests = HashSet::from([term.clone()]);
-        let claim = Claim { agent: agent.into(), demands_digest, digests, place };
-        claims.insert(term.matched_part(), claim);
-        return Ok(());
-    };
-    if &*claim.agent != agent {
-        let (agent, other) = (quote(agent), quote(&claim.agent));
-        return Err(Problem::TermClaimed { agent, other, first: claim.place.clone() });
-    }
-    if claim.demands_digest != demands_digest {
-        return Err(Problem::DigestContradiction(claim.place.clone()));
-    }
-    if !claim.digests.insert(term.clone()) {
-        return Err(Problem::DuplicateTerm(claim.place.clone()));
-    }
-    Ok(())
-}
-
-/// Counts what the kernel side's tables must hold; complains once for each.
-#[derive(Default)]
-struct LimitCheck {
-    terms: HashSet<Term>,
-    patterns: HashSet<super::CgroupSelector>,
-}
-
-impl LimitCheck {
-    fn admit(&mut self, term: &Term) -> Result<(), Problem> {
-        if self.terms.insert(term.matched_part()) && self.terms.len() == TERM_LIMIT + 1 {
-            return Err(Problem::TooManyTerms(TERM_LIMIT));
-        }
-        let Some(cgroup) = &term.cgroup else { return Ok(()) };
-        let fits = usize::try_from(PATTERN_LIMIT).unwrap_or(usize::MAX);
-        if self.patterns.insert(cgroup.clone()) && self.patterns.len() == fits + 1 {
-            return Err(Problem::TooManyPatterns(PATTERN_LIMIT));
-        }
-        Ok(())
-    }
 }

@@ -103,7 +103,8 @@ fn entitlements<'a>(
 ) -> (Vec<Entitlement<'a>>, OfInstances<'a>) {
     let mut of_agent = Vec::new();
     let mut of_instances = OfInstances::new();
-    let approved = agent.tools.iter().filter_map(|id| policy.tool(*id));
+    let named = agent.tools.iter().filter(|id| agent.check_manifest(**id).is_ok());
+    let approved = named.filter_map(|id| policy.tool(*id));
     for tool in approved.filter(|tool| !tool.must_be_asked_for()) {
         if agent.stands(tool.id) {
             let (ports, grant) = (&*tool.ports, GrantId::NONE);

@@ -1,7 +1,7 @@
-//! From a directory to decoded policy files.
+//! From a directory to decoded policy files and manifests.
 //!
 //! In: a path. Out: the files as written, in the order of their names, and what is wrong with the
-//! others. Sizes are checked before anything is read, kinds before anything is opened: a pipe, a
+//! others: `*.yaml` and `*.yml` are policies, `*.json` are agent manifests. Sizes are checked before anything is read, kinds before anything is opened: a pipe, a
 //! device or a file of 100 MB costs nothing. Never follows the directory downwards.
 
 use std::{
@@ -17,6 +17,7 @@ use super::{
     error::{PolicyError, PolicyErrors, Problem},
     place::{Place, quote_path},
 };
+use crate::resolver::manifest::Manifest;
 
 /// Largest policy file, bytes.
 pub(super) const FILE_LIMIT: u64 = 1 << 20;
@@ -34,17 +35,40 @@ pub(super) struct Source {
     pub(super) document: Document,
 }
 
-/// Reads every policy file of a directory. `Err` where there is nothing to check at all.
-pub(super) fn read(dir: &Path) -> Result<(Vec<Source>, Vec<PolicyError>), PolicyErrors> {
+/// An agent manifest as written.
+#[derive(Debug)]
+pub(super) struct ManifestFile {
+    /// The whole file.
+    pub(super) place: Place,
+    /// Its content; nobody vouches for it yet.
+    pub(super) manifest: Arc<Manifest>,
+}
+
+/// What a directory holds.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    pub(super) policies: Vec<Source>,
+    pub(super) manifests: Vec<ManifestFile>,
+}
+
+/// Which kind of file it is, by its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Policy,
+    Manifest,
+}
+
+/// Reads every file of a directory. `Err` where there is nothing to check at all.
+pub(super) fn read(dir: &Path) -> Result<(Sources, Vec<PolicyError>), PolicyErrors> {
     let paths = list(dir).map_err(|problem| PolicyError::new(Place::whole(dir), problem))?;
     let mut errors = Vec::new();
     let mut files = Vec::new();
     let mut total = 0_u64;
-    for path in paths {
+    for (path, kind) in paths {
         match checked_size(&path) {
             Ok(size) => {
                 total = total.saturating_add(size);
-                files.push(path);
+                files.push((path, kind));
             }
             Err(problem) => errors.push(PolicyError::new(Place::whole(&path), problem)),
         }
@@ -53,18 +77,19 @@ pub(super) fn read(dir: &Path) -> Result<(Vec<Source>, Vec<PolicyError>), Policy
         errors.push(PolicyError::new(Place::whole(dir), Problem::DirectoryTooLarge(total)));
         return Err(PolicyErrors::new(errors));
     }
-    let mut sources = Vec::new();
-    for path in files {
-        match decode(&path) {
-            Ok(source) => sources.push(source),
-            Err(error) => errors.push(error),
-        }
+    let mut sources = Sources::default();
+    for (path, kind) in files {
+        let read = match kind {
+            Kind::Policy => decode(&path).map(|source| sources.policies.push(source)),
+            Kind::Manifest => decode_manifest(&path).map(|file| sources.manifests.push(file)),
+        };
+        errors.extend(read.err());
     }
     Ok((sources, errors))
 }
 
-/// Paths of the policy files, sorted by name.
-fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
+/// Paths of the files, sorted by name.
+fn list(dir: &Path) -> Result<Vec<(PathBuf, Kind)>, Problem> {
     let entries = fs::read_dir(dir).map_err(|error| {
         if error.kind() == io::ErrorKind::NotFound {
             Problem::DirectoryMissing
@@ -77,17 +102,24 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry.map_err(Problem::DirectoryUnreadable)?.path();
-        if is_policy_file(&path) {
-            paths.push(path);
+        if let Some(kind) = kind(&path) {
+            paths.push((path, kind));
         }
     }
-    paths.sort_unstable();
-    if paths.is_empty() { Err(Problem::DirectoryEmpty) } else { Ok(paths) }
+    paths.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let has_policy = paths.iter().any(|(_, kind)| *kind == Kind::Policy);
+    if has_policy { Ok(paths) } else { Err(Problem::DirectoryEmpty) }
 }
 
-fn is_policy_file(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().first() == Some(&b'.'));
-    !hidden && path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+fn kind(path: &Path) -> Option<Kind> {
+    if path.file_name()?.as_encoded_bytes().first() == Some(&b'.') {
+        return None;
+    }
+    match path.extension()?.as_encoded_bytes() {
+        b"yaml" | b"yml" => Some(Kind::Policy),
+        b"json" => Some(Kind::Manifest),
+        _ => None,
+    }
 }
 
 /// The size of a regular file that is not too large; links are followed.
@@ -118,6 +150,14 @@ fn decode(path: &Path) -> Result<Source, PolicyError> {
     })?;
     let document = document::decode(text, &file)?;
     Ok(Source { file, document })
+}
+
+fn decode_manifest(path: &Path) -> Result<ManifestFile, PolicyError> {
+    let place = Place::whole(path);
+    let in_whole = |problem| PolicyError::new(place.clone(), problem);
+    let bytes = read_bytes(path).map_err(in_whole)?;
+    let manifest = Manifest::parse(&bytes).map_err(|error| in_whole(Problem::Manifest(error)))?;
+    Ok(ManifestFile { manifest: Arc::new(manifest), place })
 }
 
 /// Reads a file that may have been exchanged since it was checked, so checks it again.

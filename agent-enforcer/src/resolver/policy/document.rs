@@ -22,6 +22,7 @@ use super::{
     place::{Place, quote},
     schema,
 };
+use crate::{resolver::grant::token::IssuerEntry, signing::PublicKey};
 
 /// What `apiVersion` must say.
 pub(super) const API_VERSION: &str = "agent-enforcer/v1";
@@ -57,6 +58,17 @@ pub(super) struct Document {
     /// Who may approve the use of tools that need it.
     #[serde(default)]
     pub(super) approvers: Vec<ApproverEntry>,
+    /// Public keys that others of this policy name, as JSON Web Keys with a `kid`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::keys")]
+    pub(super) keys: Vec<Spanned<PublicKey>>,
+    /// Whose signatures under agent manifests count.
+    #[serde(default)]
+    pub(super) signers: Vec<SignerEntry>,
+    /// Who may issue signed grants, and for what.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::issuers")]
+    pub(super) issuers: Vec<Spanned<IssuerEntry>>,
     /// How approvals are asked for; in one file only.
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "ApprovalsEntry")]
@@ -85,6 +97,19 @@ pub(super) struct ApproverEntry {
     /// The user id that it approves under, on this host.
     #[schemars(schema_with = "schema::user_id")]
     pub(super) uid: Spanned<String>,
+}
+
+/// A key that signs agent manifests.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SignerEntry {
+    /// Its `kid`.
+    #[schemars(with = "String")]
+    pub(super) key: Spanned<String>,
+    /// The agents whose manifests it may sign; those of every agent where it is not given.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::tool_names")]
+    pub(super) agents: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 /// How approvals are asked for.
@@ -168,6 +193,11 @@ pub(super) struct AgentEntry {
     /// What it is for.
     #[schemars(with = "String")]
     pub(super) purpose: Spanned<String>,
+    /// Its SPIFFE ID. Where it is given, a signed manifest of that agent must be there, in a `*.json`
+    /// file beside this one.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::spiffe_id")]
+    pub(super) agent_id: Option<Spanned<String>>,
     /// What recognises its processes: any one of the terms; a term is a list of selectors that
     /// must all hold.
     #[schemars(schema_with = "schema::selectors")]

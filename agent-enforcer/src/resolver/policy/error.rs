@@ -10,6 +10,14 @@ use super::{
     endpoint::EndpointProblem,
     place::Place,
 };
+use crate::{
+    resolver::{
+        grant::token::IssuerError,
+        manifest::ManifestError,
+        spiffe::{SpiffeId, SpiffeIdError},
+    },
+    signing::KeySetError,
+};
 
 /// Everything that is wrong with a policy. Shown one problem per line.
 #[derive(Debug)]
@@ -267,6 +275,57 @@ pub enum Problem {
         /// Longest.
         longest: &'static str,
     },
+    /// A manifest that can't be read.
+    #[error("{0}; docs/manifests.md shows the form")]
+    Manifest(#[from] ManifestError),
+    /// A second manifest of an agent.
+    #[error("{agent} has a manifest in {first} already; keep the newest one")]
+    SecondManifest {
+        /// Its SPIFFE ID.
+        agent: SpiffeId,
+        /// Where the other is.
+        first: Place,
+    },
+    /// A manifest of another name.
+    #[error(
+        "the manifest of {agent} is of {name}, and the policy calls that agent {called}; correct one of the names"
+    )]
+    ManifestName {
+        /// The SPIFFE ID.
+        agent: SpiffeId,
+        /// What the manifest says, quoted.
+        name: String,
+        /// What the policy says, quoted.
+        called: String,
+    },
+    /// A member of a manifest that does not fit the policy.
+    #[error("{path}: {problem}")]
+    InManifest {
+        /// Where in the manifest.
+        path: String,
+        /// What is wrong.
+        problem: Box<Self>,
+    },
+    /// Not a SPIFFE ID.
+    #[error("{text} is no SPIFFE ID: {error}")]
+    BadSpiffeId {
+        /// The text, quoted.
+        text: String,
+        /// What is wrong.
+        error: SpiffeIdError,
+    },
+    /// Keys that are no set.
+    #[error(transparent)]
+    Keys(#[from] KeySetError),
+    /// An issuer that can't be one.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    /// A key that no file has.
+    #[error("key {0} is not defined; add it under `keys:`, or correct the name")]
+    UnknownKeyId(String),
+    /// An agent that no file defines.
+    #[error("agent {0} is not defined; define it under `agents:`, or correct the name")]
+    UnknownAgent(String),
     /// A tool that no file defines.
     #[error("tool {0} is not defined; define it under `tools:`, or correct the name")]
     UnknownTool(String),

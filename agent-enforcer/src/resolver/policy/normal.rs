@@ -3,14 +3,18 @@
 //! In: a [`Policy`]. Out: text with every default written out, for `policy show` and for
 //! comparing what is in force with what was meant.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use agent_enforcer_common::id::ToolId;
 use serde::Serialize;
 
 use super::{
-    Agent, Approvals, Approver, Policy, Principal, Tool, document::API_VERSION, selector::Term,
-    tool_check::protocol_word,
+    Agent, AgentManifest, Approvals, Approver, Policy, Principal, Signer, Tool,
+    document::API_VERSION, selector::Term, tool_check::protocol_word,
+};
+use crate::{
+    resolver::{grant::token::Issuer, spiffe::SpiffeId},
+    signing::{KeyId, PublicKey},
 };
 
 #[derive(Serialize)]
@@ -22,8 +26,30 @@ struct NormalDocument<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     principals: Option<Vec<NormalPrincipal<'a>>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    keys: Vec<&'a PublicKey>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    signers: Vec<NormalSigner<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    issuers: Vec<NormalIssuer<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     approvers: Vec<NormalApprover<'a>>,
     approvals: NormalApprovals,
+}
+
+#[derive(Serialize)]
+struct NormalSigner<'a> {
+    key: &'a KeyId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agents: Option<Vec<&'a str>>,
+}
+
+#[derive(Serialize)]
+struct NormalIssuer<'a> {
+    name: &'a str,
+    keys: Vec<&'a PublicKey>,
+    agents: Vec<&'a str>,
+    tools: Vec<&'a str>,
+    must_attenuate: bool,
 }
 
 #[derive(Serialize)]
@@ -69,6 +95,8 @@ struct NormalAgent<'a> {
     name: &'a str,
     owner: &'a str,
     purpose: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_id: Option<&'a SpiffeId>,
     selectors: Vec<Vec<String>>,
     tools: Vec<&'a str>,
     standing: Vec<&'a str>,
@@ -101,6 +129,9 @@ pub(super) fn render(policy: &Policy) -> String {
         principals: policy.principals().map(|principals| {
             principals.iter().map(|principal| self::principal(policy, principal)).collect()
         }),
+        keys: policy.trust().keys().iter().collect(),
+        signers: policy.trust().signers().iter().map(signer).collect(),
+        issuers: policy.trust().issuers().iter().map(issuer).collect(),
         approvers: policy.approvals().approvers.iter().map(approver).collect(),
         approvals: approvals(policy.approvals()),
     };
@@ -144,6 +175,26 @@ fn principal<'a>(policy: &'a Policy, principal: &'a Principal) -> NormalPrincipa
     NormalPrincipal { name, tools: names(policy, tools) }
 }
 
+fn signer(signer: &Signer) -> NormalSigner<'_> {
+    let Signer { key, agents } = signer;
+    NormalSigner { key, agents: agents.as_deref().map(texts) }
+}
+
+fn issuer(issuer: &Issuer) -> NormalIssuer<'_> {
+    let Issuer { name, keys, agents, tools, must_attenuate } = issuer;
+    NormalIssuer {
+        name,
+        keys: keys.iter().collect(),
+        agents: texts(agents),
+        tools: texts(tools),
+        must_attenuate: *must_attenuate,
+    }
+}
+
+fn texts(texts: &[Arc<str>]) -> Vec<&str> {
+    texts.iter().map(AsRef::as_ref).collect()
+}
+
 fn approver(approver: &Approver) -> NormalApprover<'_> {
     let Approver { name, uid } = approver;
     NormalApprover { name, uid: *uid }
@@ -167,6 +218,7 @@ fn agent<'a>(policy: &'a Policy, agent: &'a Agent) -> NormalAgent<'a> {
         name,
         owner,
         purpose,
+        manifest,
         selectors,
         tools,
         standing,
@@ -182,6 +234,7 @@ fn agent<'a>(policy: &'a Policy, agent: &'a Agent) -> NormalAgent<'a> {
         name,
         owner,
         purpose,
+        agent_id: manifest.as_ref().map(AgentManifest::agent_id),
         selectors: selectors.iter().map(Term::strings).collect(),
         tools: names(policy, tools),
         standing: names(policy, standing),

@@ -1,8 +1,9 @@
 //! The decision on one call. Pure: the same inputs give the same ruling.
 //!
-//! Questions, in order: does the destination belong to a tool (see [`Policy::tool_at`]), is it in the
-//! agent's approved set, may this executable use it, does it stand without a grant, which grant speaks
-//! for it, and may what it permits be done for its principal? The caller can't forge the answers: the
+//! Questions, in order: does the agent's manifest count, does the destination belong to a tool (see
+//! [`Policy::tool_at`]), is it in the agent's approved set and named by the manifest, may this
+//! executable use it, does it stand without a grant, which grant speaks for it, and may what it permits
+//! be done for its principal? The caller can't forge the answers: the
 //! destination is the kernel's canonical copy, agent, instance and executable are the kernel's tag,
 //! tools and grants are the operator's, and the clock is the kernel's.
 
@@ -13,11 +14,12 @@ use agent_enforcer_common::{
     reason::Reason,
 };
 
-use super::{Agent, Approval, Policy, Tool};
+use super::{Agent, AgentManifest, Approval, Policy, Tool};
 use crate::{
     control::ExplainStep,
     decision::grant_name,
     resolver::grant::{Grant, GrantMatch, GrantState, GrantTable},
+    signing::KeyId,
 };
 
 /// What becomes of a call.
@@ -86,8 +88,10 @@ pub struct ImageOperand<'a> {
 
 /// How far the questions went.
 enum Findings<'a> {
+    NoManifest(Reason),
     NoTool,
     NotApproved(&'a Tool),
+    NotInManifest(&'a Tool),
     NotItsSoftware(&'a Tool, Reason),
     NotVia(&'a Tool),
     Standing(&'a Tool),
@@ -106,9 +110,15 @@ pub fn explain_rule(question: &Question<'_>, destination: &str) -> Vec<ExplainSt
 
 fn examine<'a>(question: &Question<'a>) -> Findings<'a> {
     let Question { policy, agent, grants, instance, image, destination, tool, now_ns } = *question;
+    if let Some(Err(reason)) = agent.manifest.as_ref().map(AgentManifest::standing) {
+        return Findings::NoManifest(reason);
+    }
     let Some(tool) = tool else { return Findings::NoTool };
     if !agent.approves(tool.id) {
         return Findings::NotApproved(tool);
+    }
+    if agent.check_manifest(tool.id).is_err() {
+        return Findings::NotInManifest(tool);
     }
     let named = image.via.contains(&tool.id);
     if !tool.via.is_empty() && !named {
@@ -145,8 +155,10 @@ impl Findings<'_> {
     fn ruling(&self) -> Ruling {
         let deny = |reason, tool: &Tool| Ruling::Deny { reason, tool: Some(tool.id) };
         match self {
+            Self::NoManifest(reason) => Ruling::Deny { reason: *reason, tool: None },
             Self::NoTool => Ruling::Deny { reason: Reason::NoTool, tool: None },
             Self::NotApproved(tool) => deny(Reason::ToolNotApproved, tool),
+            Self::NotInManifest(tool) => deny(Reason::ToolNotInManifest, tool),
             Self::NotItsSoftware(tool, reason) => deny(*reason, tool),
             Self::NotVia(tool) => deny(Reason::NotVia, tool),
             Self::Standing(tool) => Ruling::Allow {
@@ -176,12 +188,16 @@ impl Findings<'_> {
 
     fn steps(&self, question: &Question<'_>, destination: &str) -> Vec<ExplainStep> {
         let Question { agent, now_ns, .. } = *question;
+        let mut steps = vec![manifest_step(agent)];
         let tool = match self {
+            Self::NoManifest(_) => return steps,
             Self::NoTool => {
                 let found = format!("{destination} belongs to no tool of the policy");
-                return vec![step("tool", found, false)];
+                steps.push(step("tool", found, false));
+                return steps;
             }
             Self::NotApproved(tool)
+            | Self::NotInManifest(tool)
             | Self::NotItsSoftware(tool, _)
             | Self::NotVia(tool)
             | Self::Standing(tool)
@@ -189,19 +205,27 @@ impl Findings<'_> {
         };
         let approves = !matches!(self, Self::NotApproved(_));
         let verb = if approves { "has" } else { "does not have" };
-        let mut steps = vec![
+        steps.extend([
             step("tool", format!("{destination} belongs to tool `{}`", tool.name), true),
             step(
                 "approved",
                 format!("agent `{}` {verb} tool `{}` approved", agent.name, tool.name),
                 approves,
             ),
-        ];
-        if approves {
+        ]);
+        if matches!(self, Self::NotInManifest(_)) {
+            let found = format!("the manifest does not name tool `{}`", tool.name);
+            steps.push(step("manifest", found, false));
+        } else if approves {
             steps.extend(software_step(tool, question.image));
         }
         match self {
-            Self::NoTool | Self::NotApproved(_) | Self::NotItsSoftware(..) | Self::NotVia(_) => {}
+            Self::NoManifest(_)
+            | Self::NoTool
+            | Self::NotApproved(_)
+            | Self::NotInManifest(_)
+            | Self::NotItsSoftware(..)
+            | Self::NotVia(_) => {}
             Self::Standing(tool) => {
                 let found = format!("tool `{}` is standing: it needs no grant", tool.name);
                 steps.push(step("grant", found, true));
@@ -209,6 +233,28 @@ impl Findings<'_> {
             Self::Grants(tool, found) => steps.push(grant_step(tool, *found, now_ns)),
         }
         steps
+    }
+}
+
+/// What the agent's manifest is, and whether it counts.
+fn manifest_step(agent: &Agent) -> ExplainStep {
+    let Some(manifest) = &agent.manifest else {
+        let found = format!("the policy demands no manifest of agent `{}`", agent.name);
+        return step("manifest", found, true);
+    };
+    let what = match manifest.document() {
+        Some(document) => format!(
+            "manifest of {}, version {}, until {}",
+            manifest.agent_id(),
+            document.version,
+            document.valid_until
+        ),
+        None => format!("manifest of {}", manifest.agent_id()),
+    };
+    let signers = manifest.signers().iter().map(KeyId::as_str).collect::<Vec<_>>().join(", ");
+    match manifest.standing() {
+        Ok(()) => step("manifest", format!("{what}, signed by {signers}, counts"), true),
+        Err(reason) => step("manifest", format!("{what}: {}", reason.word()), false),
     }
 }
 

@@ -124,6 +124,63 @@ pub(super) fn user_id(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "integer", "minimum": 0, "maximum": u32::MAX - 1 })
 }
 
+pub(super) fn spiffe_id(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$",
+        "maxLength": 2048,
+    })
+}
+
+fn key() -> serde_json::Value {
+    serde_json::json!({
+        "type": "object",
+        "required": ["kty", "crv", "x", "kid"],
+        "additionalProperties": false,
+        "properties": {
+            "kty": { "enum": ["OKP", "EC"] },
+            "crv": { "enum": ["Ed25519", "P-256"] },
+            "x": { "type": "string" },
+            "y": { "type": "string" },
+            "kid": { "type": "string", "minLength": 1, "maxLength": 128 },
+            "alg": { "enum": ["EdDSA", "ES256"] },
+            "use": { "const": "sig" },
+        },
+    })
+}
+
+pub(super) fn keys(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": key() })
+}
+
+pub(super) fn issuers(_: &mut SchemaGenerator) -> Schema {
+    let names = serde_json::json!({ "type": "array", "items": { "type": "string" } });
+    json_schema!({
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["name", "keys", "agents", "tools"],
+            "additionalProperties": false,
+            "properties": {
+                "name": { "type": "string", "description": "What its tokens say in `iss`." },
+                "keys": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": { "oneOf": [{ "type": "string" }, key()] },
+                    "description": "Its keys: each by its `kid`, or written out.",
+                },
+                "agents": names,
+                "tools": names,
+                "must_attenuate": {
+                    "type": "boolean",
+                    "default": false,
+                    "description": "Whether it may only hand on a part of what another token permitted.",
+                },
+            },
+        },
+    })
+}
+
 pub(super) fn mode(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": ["enforce", "audit"] })
 }
