@@ -142,6 +142,10 @@ reasons! {
 
     /// The only grants that cover the tool were derived from one that has ended or was taken back.
     GrantParentEnded = 72 => "grant_parent_ended", "issue the grant that it was derived from anew";
+    /// The only grants that cover the tool are unsigned, and the agent may have signed ones only.
+    GrantUnsigned = 73 => "grant_unsigned", "present a signed grant, or set `grants: {local: allow}` for the agent";
+    /// The only grants that cover the tool are of an issuer whom the policy does not trust with it any more.
+    GrantIssuerNotTrusted = 74 => "grant_issuer_not_trusted", "issue a grant by an issuer and key that the policy names for agent and tool";
 
     /// The use of the tool needs an approver's yes.
     NeedsApproval = 80 => "needs_approval", "`agent-enforcer approve`, or take `approval: required` from the tool";

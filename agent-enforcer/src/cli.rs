@@ -11,6 +11,7 @@ mod console;
 mod detach;
 mod doctor;
 mod events;
+mod file;
 mod grant;
 mod key;
 mod manifest;
@@ -212,6 +213,9 @@ async fn answer(
         Ask::Policy(policy::PolicyVerb::Reload) => policy::reload(&connect().await?, console).await,
         Ask::Grant(grant::GrantVerb::Issue(args)) => {
             grant::issue(args, &connect().await?, console).await
+        }
+        Ask::Grant(grant::GrantVerb::Present(args)) => {
+            grant::present(args, &connect().await?, console).await
         }
         Ask::Grant(grant::GrantVerb::List) => grant::list(&connect().await?, console).await,
         Ask::Grant(grant::GrantVerb::Revoke(args)) => {

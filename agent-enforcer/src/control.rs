@@ -50,6 +50,8 @@ pub trait Control: Send + Sync + 'static {
     fn policy_reload(&self) -> Reply<'_, PolicyView>;
     /// Issue a grant; durable and in force when this returns.
     fn grant_issue(&self, spec: GrantSpec) -> Reply<'_, GrantView>;
+    /// Present a signed grant, a token; durable and in force when this returns.
+    fn grant_present(&self, token: String) -> Reply<'_, GrantView>;
     /// All grants; ended ones until 24 hours after their expiry.
     fn grant_list(&self) -> Reply<'_, Vec<GrantView>>;
     /// Revoke a grant (`g-42`); durable and in force when this returns.
@@ -188,8 +190,10 @@ pub struct GrantView {
     pub agent: String,
     /// Instance, where the grant is for one only.
     pub instance: Option<String>,
-    /// Tools, by name.
+    /// Whole tools, by name.
     pub tools: Vec<String>,
+    /// Parts of tools, like `192.0.2.1:443/tcp`.
+    pub locations: Vec<String>,
     /// On whose behalf.
     pub principal: String,
     /// For which task.
@@ -209,8 +213,14 @@ pub struct GrantView {
     pub max_uses: Option<u32>,
     /// How many it has admitted (counted only where `max_uses` is set).
     pub uses: u32,
-    /// `live`, `not_yet_valid`, `expired`, `revoked` or `used_up`.
+    /// `live`, or why it admits no call (docs/grants.md).
     pub state: String,
+    /// Who issued the token that it came of; `None`: root of this host issued it.
+    pub issuer: Option<String>,
+    /// The id of that token.
+    pub jti: Option<String>,
+    /// The grant that it was derived from, `g-41`.
+    pub parent: Option<String>,
 }
 
 /// See [`Control::pending`].

@@ -98,7 +98,8 @@ async fn serve(args: RunArgs) -> Result<()> {
     let answers = store.load_answers(&now)?;
     let (changes_told, pending_changes) = watch::channel(0);
     let approvers = Arc::new(ApproverUsers::default());
-    let policy = Policy::load(&args.policy)?;
+    let mut policy = Policy::load(&args.policy)?;
+    store.admit_manifests(&mut policy, &now)?;
     let names: Vec<_> = policy.agents().iter().map(|agent| agent.name.as_ref()).collect();
     let agent_ids = store.agent_ids(names)?.into_iter().collect();
     let (events, stage) = start_events(&args)?;
@@ -114,6 +115,7 @@ async fn serve(args: RunArgs) -> Result<()> {
     let guarding = workers.guard(Guard::new(guarded_paths(&args), maps.guarded)?, &events)?;
     let parts = Parts {
         policy_dir: args.policy.clone(),
+        audience: args.audience.clone().unwrap_or_else(host::name),
         policy,
         agent_ids,
         grants,

@@ -128,6 +128,12 @@ pub struct GrantRef {
     pub principal: String,
     /// For which task.
     pub task: String,
+    /// Who issued the token that it came of.
+    pub issuer: Option<String>,
+    /// The id of that token.
+    pub jti: Option<String>,
+    /// The transaction of that token.
+    pub txn: Option<String>,
 }
 
 /// The yes of an approver behind a decision.

@@ -13,6 +13,7 @@ mod guarded;
 mod handle;
 mod held;
 mod images;
+mod manifests;
 mod parked;
 mod peers;
 mod pending;
@@ -102,13 +103,15 @@ pub enum Message {
         grant: GrantId,
         /// For which calls.
         key: GroupKey,
-        /// What the store said.
-        result: Result<Grant, GrantStoreError>,
+        /// What the store said: the grant, and what it was derived from.
+        result: Result<Vec<Grant>, GrantStoreError>,
     },
     /// Executables that path selectors name.
     Executables(Resolution),
     /// Check a grant against the policy in force.
     CheckGrant(GrantSpec, Box<Moment>, Answer<NewGrant>),
+    /// Check a token against the policy in force.
+    CheckToken(String, Box<Moment>, Answer<NewGrant>),
     /// A grant was issued or revoked; it is on the disk.
     GrantChanged(Box<Grant>, Answer<GrantView>),
     /// Check an approver's answer against the question that is open.
@@ -167,6 +170,7 @@ pub struct UseRequest {
 /// See the module's header.
 pub struct Engine {
     policy_dir: PathBuf,
+    audience: String,
     policy: Policy,
     plan: SelectorPlan,
     agent_ids: HashMap<Arc<str>, AgentId>,
@@ -293,6 +297,9 @@ impl Engine {
             Message::CheckGrant(spec, now, answer) => {
                 let _ = answer.send(self.check_grant(&spec, &now));
             }
+            Message::CheckToken(token, now, answer) => {
+                let _ = answer.send(self.check_token(&token, &now));
+            }
             Message::GrantChanged(grant, answer) => {
                 let _ = answer.send(self.on_grant_changed(*grant));
             }
@@ -316,8 +323,7 @@ impl Engine {
                 let _ = answer.send(Ok(self.policy_view()));
             }
             Message::GrantList(answer) => {
-                let now_ns = self.clock.now_ns();
-                let grants = self.grants.iter().map(|grant| grant.to_view(now_ns)).collect();
+                let grants = self.grants.iter().map(|grant| self.grant_view(grant)).collect();
                 let _ = answer.send(Ok(grants));
             }
             Message::Pending(authority, answer) => {
@@ -365,6 +371,7 @@ impl Engine {
             self.tend_questions(now_ns);
             self.continue_forgotten(now_ns);
             self.let_timers_go();
+            self.watch_manifests();
             self.note_ended_grants();
             self.drop_outdated_grants();
             self.tell_lost_records();

@@ -25,7 +25,10 @@ use agent_enforcer_common::{
     reason::Reason,
 };
 
-use crate::decision::{Attempt, CallDecision, Outcome, Process};
+use crate::{
+    decision::{Attempt, CallDecision, Outcome, Process},
+    resolver::grant::token::TokenRefusal,
+};
 
 pub use clock::{Clock, SystemClock};
 pub use config::{EventsConfig, EventsError};
@@ -82,12 +85,18 @@ pub enum DaemonEvent {
     },
     /// A grant was issued.
     GrantIssued(GrantFacts),
+    /// A token was refused.
+    GrantRefused(Box<TokenRefused>),
     /// A grant was revoked; its `reason` is why.
     GrantRevoked(GrantFacts),
     /// A grant came to its end.
     GrantExpired(GrantFacts),
     /// A grant has no uses left.
     GrantUsedUp(GrantFacts),
+    /// An agent's manifest counts from now on.
+    ManifestAccepted(Box<ManifestFacts>),
+    /// An agent's manifest does not count (any more): the agent may do nothing.
+    ManifestRefused(Box<ManifestFacts>, Reason),
     /// A call waits for an approver's yes.
     ApprovalAsked(Box<ApprovalFacts>),
     /// An approver said yes.
@@ -153,9 +162,12 @@ impl DaemonEvent {
             Self::PolicyLoaded { .. } => "policy_loaded",
             Self::PolicyRejected { .. } => "policy_rejected",
             Self::GrantIssued(_) => "grant_issued",
+            Self::GrantRefused(_) => "grant_refused",
             Self::GrantRevoked(_) => "grant_revoked",
             Self::GrantExpired(_) => "grant_expired",
             Self::GrantUsedUp(_) => "grant_used_up",
+            Self::ManifestAccepted(_) => "manifest_accepted",
+            Self::ManifestRefused(..) => "manifest_refused",
             Self::ApprovalAsked(_) => "approval_asked",
             Self::ApprovalGiven(_) => "approval_given",
             Self::ApprovalRefused(_) => "approval_refused",
@@ -192,18 +204,77 @@ pub struct GrantFacts {
     pub agent: Arc<str>,
     /// The instance, where it is for one only.
     pub instance: Option<InstanceId>,
-    /// Tools, by name.
+    /// Whole tools, by name.
     pub tools: Vec<String>,
+    /// Parts of tools.
+    pub locations: Vec<String>,
     /// On whose behalf.
     pub principal: String,
     /// For which task.
     pub task: String,
+    /// The token that it came of.
+    pub token: Option<TokenFacts>,
     /// Why it was granted, or revoked.
     pub reason: String,
     /// From when.
     pub not_before: SystemTime,
     /// Until when.
     pub expires: SystemTime,
+}
+
+/// Where a signed grant comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenFacts {
+    /// Who issued the token.
+    pub issuer: String,
+    /// Its id.
+    pub jti: String,
+    /// The transaction that it belongs to.
+    pub txn: Option<String>,
+    /// The grant that it was derived from.
+    pub parent: Option<GrantId>,
+}
+
+/// Why a token was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRefused {
+    /// The word of the cause, see docs/tokens.md.
+    pub word: &'static str,
+    /// What is wrong with it.
+    pub error: String,
+    /// What a person can do about it.
+    pub remedy: &'static str,
+}
+
+impl From<&TokenRefusal> for TokenRefused {
+    fn from(refusal: &TokenRefusal) -> Self {
+        let (word, error, remedy) = (refusal.word(), refusal.to_string(), refusal.remedy());
+        Self { word, error, remedy }
+    }
+}
+
+impl std::fmt::Display for TokenRefused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { word, error, remedy } = self;
+        write!(f, "{word}: {error}; {remedy}")
+    }
+}
+
+/// An agent's manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestFacts {
+    /// Name of the agent.
+    pub agent: Arc<str>,
+    /// Who answers for it.
+    pub owner: Arc<str>,
+    /// Its SPIFFE ID.
+    pub agent_id: String,
+    /// The version; `None` where no file has it.
+    pub version: Option<u64>,
+    /// SHA-256 of what is signed, hex.
+    pub digest: Option<String>,
+    /// The trusted keys that signed it.
+    pub signers: Vec<String>,
 }
 
 /// A question to approvers, as its events tell it.

@@ -39,6 +39,11 @@ pub enum HostError {
     NotCgroup2(PathBuf),
 }
 
+/// The host's name, as `uname -n` shows it.
+pub fn name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Where the root of the cgroup v2 hierarchy is mounted: hybrid layouts have it below
 /// /sys/fs/cgroup/unified, or anywhere else.
 pub fn cgroup2_mount() -> Result<PathBuf, HostError> {

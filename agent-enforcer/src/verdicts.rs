@@ -122,6 +122,16 @@ impl Verdicts {
         })
     }
 
+    /// Lets nothing of a program image pass without a question.
+    pub fn forget_identity(&mut self, exec: ExecId) -> Result<(), VerdictError> {
+        match self.maps.identities.remove(&exec) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => {
+                Err(VerdictError { what: "remove from", map: names::IDENTITIES, source })
+            }
+        }
+    }
+
     /// Answers: the call goes ahead, and each that does is recorded.
     pub fn allow(
         &mut self,

@@ -140,6 +140,13 @@ impl Client {
         Ok(within(DEADLINE, commands.grant_issue(request)).await?.into())
     }
 
+    /// See [`crate::control::Control::grant_present`].
+    pub async fn grant_present(&self, token: String) -> Result<GrantView, ApiError> {
+        let mut commands = self.commands.clone();
+        let request = wire::GrantPresentRequest { token };
+        Ok(within(DEADLINE, commands.grant_present(request)).await?.into())
+    }
+
     /// See [`crate::control::Control::grant_list`].
     pub async fn grant_list(&self) -> Result<Vec<GrantView>, ApiError> {
         let mut commands = self.commands.clone();

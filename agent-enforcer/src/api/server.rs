@@ -229,6 +229,17 @@ impl wire::control_server::Control for Commands {
         Ok(Response::new(grant.into()))
     }
 
+    async fn grant_present(
+        &self,
+        request: Request<wire::GrantPresentRequest>,
+    ) -> Result<Response<wire::Grant>, Status> {
+        log_change("grant present", &request);
+        let wire::GrantPresentRequest { token } = request.into_inner();
+        let grant =
+            self.run(DEADLINE, |control| async move { control.grant_present(token).await }).await?;
+        Ok(Response::new(grant.into()))
+    }
+
     async fn grant_list(
         &self,
         _: Request<wire::GrantListRequest>,

@@ -2,12 +2,17 @@
 
 pub(super) mod token;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    io::Read as _,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, Subcommand};
 
 use super::{
     console::{Console, Exit, Failure, Style},
+    file,
     table::{Table, Tone},
     text::{line, relative, span},
 };
@@ -18,12 +23,15 @@ use crate::{
     rfc3339,
 };
 
+/// Largest file of a token, bytes: one more than a token may have, so that its reader says so.
+const TOKEN_FILE_LIMIT: u64 = (16 << 10) + 2;
 /// Longest lifetime that a grant may be asked for; the daemon may allow less.
 const LONGEST: Duration = Duration::from_hours(24 * 366);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum GrantVerb {
     Issue(IssueArgs),
+    Present(PresentArgs),
     /// List all grants; ended ones until a day after their expiry.
     List,
     Revoke(RevokeArgs),
@@ -119,11 +127,57 @@ pub(super) async fn issue(
             "{} issued: {} may use {} for {}; {beginning}ends {}",
             grant.id,
             holder(grant),
-            grant.tools.join(", "),
+            extent(grant),
             grant.principal,
             relative(grant.expires, now),
         ))
     })
+}
+
+/// Give the daemon a signed grant, as `grant token` or an issuer makes it.
+#[derive(Debug, Args)]
+pub(super) struct PresentArgs {
+    /// File with the token; `-` reads it from the standard input. Never an argument: those are for
+    /// everybody to see.
+    #[arg(value_name = "FILE", default_value = "-")]
+    file: PathBuf,
+}
+
+pub(super) async fn present(
+    args: PresentArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let PresentArgs { file } = args;
+    let bytes = if file.as_os_str() == "-" {
+        let mut bytes = Vec::new();
+        let read = std::io::stdin().lock().take(TOKEN_FILE_LIMIT).read_to_end(&mut bytes);
+        read.map_err(|error| {
+            Failure::failed(format!("the standard input can't be read: {error}"), "name a file")
+        })?;
+        bytes
+    } else {
+        file::read(&file, TOKEN_FILE_LIMIT)?
+    };
+    let token = String::from_utf8(bytes).map_err(|_not_text| {
+        Failure::failed("this is no token".to_owned(), "give a compact JWS; see docs/tokens.md")
+    })?;
+    let grant = client.grant_present(token.trim().to_owned()).await?;
+    console.show(&grant, |grant, _| {
+        line(&format!(
+            "{} issued: {} may use {} for {}; ends {}",
+            grant.id,
+            holder(grant),
+            extent(grant),
+            grant.principal,
+            relative(grant.expires, SystemTime::now()),
+        ))
+    })
+}
+
+/// What a grant is for.
+fn extent(grant: &GrantView) -> String {
+    [grant.tools.as_slice(), &grant.locations].concat().join(", ")
 }
 
 pub(super) async fn list(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
@@ -143,7 +197,7 @@ pub(super) async fn revoke(
             "{} revoked: {} may no longer use {} by it",
             grant.id,
             holder(grant),
-            grant.tools.join(", ")
+            extent(grant)
         ))
     })
 }
@@ -156,7 +210,7 @@ fn render(grants: &[GrantView], now: SystemTime, style: Style) -> String {
         "GRANT",
         "STATE",
         "HOLDER",
-        "TOOLS",
+        "FOR",
         "ON BEHALF OF",
         "TASK",
         "USES",
@@ -178,7 +232,7 @@ fn render(grants: &[GrantView], now: SystemTime, style: Style) -> String {
             (&grant.id, Tone::Plain),
             (&grant.state, tone),
             (&holder(grant), Tone::Plain),
-            (&grant.tools.join(", "), Tone::Plain),
+            (&extent(grant), Tone::Plain),
             (&grant.principal, Tone::Plain),
             (&grant.task, Tone::Plain),
             (&uses, Tone::Plain),

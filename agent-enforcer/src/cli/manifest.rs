@@ -1,6 +1,5 @@
 //! `manifest new`, `sign`, `verify` and `show`: agent manifests, without a daemon.
 
-mod file;
 mod new;
 mod view;
 
@@ -8,7 +7,10 @@ use std::{path::PathBuf, time::SystemTime};
 
 use clap::{Args, Subcommand};
 
-use super::console::{Console, Exit, Failure};
+use super::{
+    console::{Console, Exit, Failure},
+    file,
+};
 use crate::{
     resolver::manifest::{Manifest, ManifestError, ManifestRefusal, SignedManifest},
     signing::{KeyId, KeySet, KeySetError, SigningKey},
@@ -129,6 +131,3 @@ fn wrong(file: &std::path::Path, error: &ManifestError) -> Failure {
     let error = format!("{}: {error}", file.display());
     Failure::failed(error, "correct the manifest; docs/manifests.md shows the form")
 }
-
-#[cfg(test)]
-mod tests;

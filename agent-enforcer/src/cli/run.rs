@@ -26,6 +26,9 @@ pub struct RunArgs {
     /// Directory of the policy files.
     #[arg(long, value_name = "DIR", default_value = "/etc/agent-enforcer/policy")]
     pub policy: PathBuf,
+    /// What signed grants for this host name in `aud` [default: the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub audience: Option<String>,
     /// Directory of the grants and whatever else outlives the daemon.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/agent-enforcer")]
     pub state_dir: PathBuf,

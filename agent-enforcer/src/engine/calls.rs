@@ -326,27 +326,30 @@ impl Engine {
             return None;
         };
         let (grant, tool) = (self.grants.get(grant)?, self.policy.tool(tool)?);
-        let lives = match self.policy.standing_of(grant, tool.id, now_ns) {
+        let lives = match self.policy.standing_of(&self.grants, grant, tool, now_ns) {
             GrantState::Live | GrantState::UsedUp => true,
             GrantState::NotYetValid
             | GrantState::Expired
             | GrantState::Revoked
+            | GrantState::ParentEnded
+            | GrantState::ManifestChanged
+            | GrantState::IssuerNotTrusted
+            | GrantState::Unsigned
             | GrantState::BeyondPrincipal => false,
         };
         let subject = &grant.subject;
         let same_subject = subject.agent == agent.name
             && subject.instance.is_none_or(|instance| instance == record.process.instance);
         let approved = agent.approves(tool.id) && agent.check_manifest(tool.id).is_ok();
-        (lives && same_subject && approved && grant.tools.contains(&tool.name)).then_some(
-            Allowance {
-                expires_ns: grant.expires_ns,
-                grant: grant.id,
-                tool: tool.id,
-                reason: Reason::AllowedGrant,
-                extent,
-                marks: agent.socket_mark.is_some(),
-            },
-        )
+        let permitted = grant.scope.permits(&tool.name, &record.destination);
+        (lives && same_subject && approved && permitted).then_some(Allowance {
+            expires_ns: grant.expires_ns,
+            grant: grant.id,
+            tool: tool.id,
+            reason: Reason::AllowedGrant,
+            extent,
+            marks: agent.socket_mark.is_some(),
+        })
     }
 }
 

@@ -13,10 +13,10 @@ use agent_enforcer_common::{
 use super::{Engine, EngineError, SelectorError, via::ViaIndex};
 use crate::{
     control::{ControlError, GrantSpec, GrantView, PolicyView},
-    events::{DaemonEvent, GrantFacts},
+    events::{DaemonEvent, GrantFacts, TokenFacts, TokenRefused},
     resolver::{
         attestation::executables::resolve,
-        grant::{Grant, GrantState, Moment, NewGrant, check_spec},
+        grant::{Grant, GrantState, Moment, NewGrant, check_spec, check_token},
         policy::{Compiled, Policy, SelectorPlan, compile},
     },
     verdicts::VerdictError,
@@ -52,6 +52,8 @@ impl Engine {
             agents: self.policy.agents().len(),
             tools: self.policy.tools().len(),
         });
+        self.tell_manifests(|_| true);
+        self.rejudge_images();
         Ok(())
     }
 
@@ -94,10 +96,29 @@ impl Engine {
             .map_err(|error| ControlError::Invalid(error.to_string()))
     }
 
+    /// Checks a signed grant.
+    pub(super) fn check_token(&self, token: &str, now: &Moment) -> Result<NewGrant, ControlError> {
+        let agent_of = |instance: InstanceId| {
+            self.instances.get(&instance).map(|instance| Arc::clone(&instance.agent))
+        };
+        let checked =
+            check_token(token, &self.audience, &self.policy, &self.grants, &agent_of, now);
+        checked.map_err(|refusal| {
+            let refused = TokenRefused::from(&refusal);
+            let error = ControlError::Invalid(refused.to_string());
+            self.tell(DaemonEvent::GrantRefused(Box::new(refused)));
+            error
+        })
+    }
+
+    /// As operators see a grant.
+    pub(super) fn grant_view(&self, grant: &Grant) -> GrantView {
+        grant.to_view(self.policy.best_standing_of(&self.grants, grant, self.clock.now_ns()))
+    }
+
     /// A grant was issued or revoked: puts it in force.
     pub(super) fn on_grant_changed(&mut self, grant: Grant) -> Result<GrantView, ControlError> {
         let now_ns = self.clock.now_ns();
-        let view = grant.to_view(now_ns);
         let facts = facts(&grant);
         let event = match &grant.revoked {
             Some(revocation) => DaemonEvent::GrantRevoked(GrantFacts {
@@ -109,6 +130,7 @@ impl Engine {
         let id = grant.id;
         self.tell_counted();
         self.grants.insert(grant);
+        let view = self.grants.get(id).map(|grant| self.grant_view(grant));
         self.tell(event);
         self.note_ended_grants();
         let loaded = self.load_generation();
@@ -120,7 +142,7 @@ impl Engine {
                 id.get()
             ))
         })?;
-        Ok(view)
+        view.ok_or_else(|| ControlError::Internal("the grant is gone".to_owned()))
     }
 
     /// Tells once of every grant that came to its end.
@@ -136,6 +158,10 @@ impl Engine {
                 GrantState::Live
                 | GrantState::NotYetValid
                 | GrantState::Revoked
+                | GrantState::ParentEnded
+                | GrantState::ManifestChanged
+                | GrantState::IssuerNotTrusted
+                | GrantState::Unsigned
                 | GrantState::BeyondPrincipal => continue,
             };
             if self.ended.insert(grant.id, state) != Some(state) && !first_look {
@@ -201,9 +227,16 @@ fn facts(grant: &Grant) -> GrantFacts {
         grant: grant.id,
         agent: Arc::clone(&grant.subject.agent),
         instance: grant.subject.instance,
-        tools: grant.tools.iter().map(ToString::to_string).collect(),
+        tools: grant.scope.tools.keys().map(ToString::to_string).collect(),
+        locations: grant.scope.locations.iter().map(|part| part.location.to_string()).collect(),
         principal: grant.principal.to_string(),
         task: grant.task.to_string(),
+        token: grant.origin.as_ref().map(|origin| TokenFacts {
+            issuer: origin.issuer.to_string(),
+            jti: origin.jti.to_string(),
+            txn: origin.txn.as_ref().map(ToString::to_string),
+            parent: origin.parent,
+        }),
         reason: grant.reason.to_string(),
         not_before: grant.not_before,
         expires: grant.expires,

@@ -12,10 +12,10 @@ use crate::{
         Reply, Status,
     },
     decision::parse_grant,
-    events::EventQueue,
+    events::{DaemonEvent, Event, EventQueue, TokenRefused},
     intake::Inbox,
     resolver::{
-        grant::{GrantStore, GrantStoreError, Moment, check_reason},
+        grant::{GrantStore, GrantStoreError, Moment, check_reason, token::TokenRefusal},
         policy::Policy,
     },
 };
@@ -82,6 +82,22 @@ impl EngineHandle {
         self.ask(|answer| Message::GrantChanged(Box::new(grant), answer)).await
     }
 
+    async fn present(&self, token: String) -> Result<GrantView, ControlError> {
+        let now = moment()?;
+        let new = self.ask(|answer| Message::CheckToken(token, Box::new(now), answer)).await?;
+        let store = Arc::clone(&self.store);
+        let grant = blocking(move || store.issue(new)).await?.map_err(|error| {
+            // Two came at once: the engine had seen neither.
+            if let GrantStoreError::Replayed(jti) = &error {
+                let refusal = TokenRefusal::Replayed(jti.clone());
+                let refused = TokenRefused::from(&refusal);
+                self.events.push(Event::Daemon(DaemonEvent::GrantRefused(Box::new(refused))));
+            }
+            stored(&error)
+        })?;
+        self.ask(|answer| Message::GrantChanged(Box::new(grant), answer)).await
+    }
+
     async fn revoke(&self, grant: String, reason: String) -> Result<GrantView, ControlError> {
         let id = parse_grant(&grant).ok_or_else(|| {
             ControlError::Invalid(format!("`{grant}` is no grant id; they look like g-42"))
@@ -114,7 +130,7 @@ impl EngineHandle {
     /// Reads the policy directory again.
     pub async fn reload(&self) -> Result<PolicyView, ControlError> {
         let directory = self.policy_dir.clone();
-        let policy = match blocking(move || Policy::load(&directory)).await? {
+        let mut policy = match blocking(move || Policy::load(&directory)).await? {
             Ok(policy) => policy,
             Err(errors) => {
                 let error = errors.to_string();
@@ -125,9 +141,14 @@ impl EngineHandle {
         };
         let store = Arc::clone(&self.store);
         let names: Vec<_> = policy.agents().iter().map(|agent| Arc::clone(&agent.name)).collect();
-        let ids = blocking(move || store.agent_ids(names.iter().map(AsRef::as_ref)))
-            .await?
-            .map_err(|error| stored(&error))?;
+        let now = moment()?;
+        let prepare = move || {
+            store.admit_manifests(&mut policy, &now)?;
+            let ids = store.agent_ids(names.iter().map(AsRef::as_ref))?;
+            Ok((policy, ids))
+        };
+        let prepared = blocking(prepare).await?;
+        let (policy, ids) = prepared.map_err(|error: GrantStoreError| stored(&error))?;
         let ids = ids.into_iter().collect();
         self.ask(|answer| Message::NewPolicy(Box::new(policy), ids, answer)).await
     }
@@ -155,6 +176,7 @@ fn moment() -> Result<Moment, ControlError> {
 fn stored(error: &GrantStoreError) -> ControlError {
     match error {
         GrantStoreError::UnknownGrant(_) => ControlError::NotFound(error.to_string()),
+        GrantStoreError::Replayed(_) => ControlError::Invalid(error.to_string()),
         GrantStoreError::Directory { .. }
         | GrantStoreError::DirectoryExposed { .. }
         | GrantStoreError::File { .. }
@@ -188,6 +210,10 @@ impl Control for EngineHandle {
 
     fn grant_issue(&self, spec: GrantSpec) -> Reply<'_, GrantView> {
         Box::pin(self.issue(spec))
+    }
+
+    fn grant_present(&self, token: String) -> Reply<'_, GrantView> {
+        Box::pin(self.present(token))
     }
 
     fn grant_list(&self) -> Reply<'_, Vec<GrantView>> {

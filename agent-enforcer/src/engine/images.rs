@@ -202,14 +202,30 @@ impl Engine {
         let own = failure.or_else(|| self.demand_failure(facts, &process));
         let refused =
             own.or_else(|| self.instances.get(&facts.instance).and_then(|found| found.refused));
-        let standing = refused.map_or(ImageStanding::Attested, ImageStanding::Refused);
+        let standing = match refused {
+            Some(reason) => ImageStanding::Refused(reason),
+            None => self.standing_by_manifest(facts, &process),
+        };
         self.remember(facts, process, standing);
-        let written = self.verdicts.identify(facts.exec, refused);
-        self.check(written);
+        self.write_standing(facts.exec, standing);
         if let Some(reason) = own {
             self.taint(facts, reason);
         }
         standing
+    }
+
+    /// Tells the kernel side how an image stands.
+    pub(super) fn write_standing(&mut self, exec: ExecId, standing: ImageStanding) {
+        let written = match standing {
+            ImageStanding::Attested => self.verdicts.identify(exec, None),
+            ImageStanding::Refused(reason) => self.verdicts.identify(exec, Some(reason)),
+            // What the prefixes allow is for the agent's own software: the kernel side asks about all
+            // that others do.
+            ImageStanding::Limited(_) | ImageStanding::Hashing | ImageStanding::Unreadable(_) => {
+                self.verdicts.forget_identity(exec)
+            }
+        };
+        self.check(written);
     }
 
     /// What the policy demands of this image's executable, and it is not.

@@ -43,7 +43,9 @@ use crate::{
 pub struct Parts {
     /// Policy directory, for people.
     pub policy_dir: PathBuf,
-    /// The policy.
+    /// What tokens for this host say in `aud`.
+    pub audience: String,
+    /// The policy; its manifests were admitted.
     pub policy: Policy,
     /// Ids of its agents.
     pub agent_ids: Vec<(Arc<str>, AgentId)>,
@@ -122,6 +124,7 @@ impl Engine {
     pub fn start(parts: Parts) -> Result<Self, EngineError> {
         let Parts {
             policy_dir,
+            audience,
             policy,
             agent_ids,
             grants,
@@ -150,6 +153,7 @@ impl Engine {
         let netns_cookie = host::netns_cookie().map_err(PeerError::Netns)?;
         let mut engine = Self {
             policy_dir,
+            audience,
             plan: SelectorPlan::build(&policy),
             via: ViaIndex::default(),
             policy,

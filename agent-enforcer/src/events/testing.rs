@@ -81,6 +81,9 @@ pub(super) fn call_of_pid(pid: u32) -> CallDecision {
         peer: None,
         tool: Some("registry".into()),
         grant: Some(Arc::new(GrantRef {
+            issuer: None,
+            jti: None,
+            txn: None,
             id: GrantId::new(42),
             principal: "alice@example.com".to_owned(),
             task: "TASK-7".to_owned(),

@@ -1,10 +1,11 @@
 //! Grants: permission for an agent or instance to use tools, for someone, until a moment.
 //!
-//! In: a [`GrantSpec`](crate::control::GrantSpec), checked against the policy by [`check_spec`].
-//! Out: a [`Grant`], durable in the [`GrantStore`] and looked up in the [`GrantTable`]. Decisions
+//! In: a [`GrantSpec`](crate::control::GrantSpec), checked against the policy by [`check_spec`], or
+//! a signed token, checked by [`check_token`]. Out: a [`Grant`], durable in the [`GrantStore`] and looked up in the [`GrantTable`]. Decisions
 //! compare `CLOCK_BOOTTIME` only: whoever sets the wall clock moves no expiry. A grant never says
 //! what is allowed on its own; the agent's approved set is asked first, on every call.
 
+mod admission;
 mod clock;
 mod record;
 mod spec;
@@ -31,6 +32,7 @@ use agent_enforcer_common::{
     reason::Reason,
 };
 
+pub use admission::{check_token, tool_of};
 pub use clock::{BootId, ClockError, Moment};
 pub use spec::{GrantSpecError, LONGEST_LIFE, NewGrant, check_reason, check_spec};
 pub use store::GrantStore;
@@ -39,8 +41,10 @@ pub use table::{GrantMatch, GrantTable, UseError};
 
 use crate::{
     control::GrantView,
-    decision::{GrantRef, grant_name, instance_name},
+    decision::{GrantRef, Sha256Digest, grant_name, instance_name},
+    signing::KeyId,
 };
+use token::Scope;
 
 /// How long after its expiry a grant can still be listed and explains a denial.
 const KEPT: Duration = Duration::from_hours(24);
@@ -61,8 +65,8 @@ pub struct Grant {
     pub id: GrantId,
     /// Who may use it.
     pub subject: GrantSubject,
-    /// Names of the tools; their meaning is that of the policy in force.
-    pub tools: Vec<Arc<str>>,
+    /// What it permits: tools by their names, whose meaning is that of the policy in force.
+    pub scope: Scope,
     /// On whose behalf.
     pub principal: Arc<str>,
     /// For which task.
@@ -85,6 +89,27 @@ pub struct Grant {
     pub uses: u32,
     /// Set once it was taken back.
     pub revoked: Option<Revocation>,
+    /// The token that it came of; `None`: root of this host issued it.
+    pub origin: Option<Box<TokenOrigin>>,
+}
+
+/// What a signed grant has beyond what every grant has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenOrigin {
+    /// Who issued the token.
+    pub issuer: Arc<str>,
+    /// By which key.
+    pub kid: KeyId,
+    /// Its id.
+    pub jti: Arc<str>,
+    /// The transaction that it belongs to.
+    pub txn: Option<Arc<str>>,
+    /// The manifest that it is bound to.
+    pub manifest: Option<Sha256Digest>,
+    /// Who acted before the agent, the last one first.
+    pub former_actors: Vec<Arc<str>>,
+    /// The grant that it was derived from: it ends with that one, and its uses are uses of that one.
+    pub parent: Option<GrantId>,
 }
 
 /// When and why a grant was taken back.
@@ -109,12 +134,20 @@ pub enum GrantState {
     Expired,
     /// It was taken back.
     Revoked,
+    /// It lives, but what it was derived from has ended.
+    ParentEnded,
+    /// It lives, but was issued for another manifest than the agent has now.
+    ManifestChanged,
+    /// It lives, but the policy does not trust its issuer with this any more.
+    IssuerNotTrusted,
+    /// It lives, but nobody has signed it, and the agent may have signed ones only.
+    Unsigned,
     /// It lives, but what is asked for may not be done on behalf of its principal.
     BeyondPrincipal,
 }
 
 impl Grant {
-    /// How it stands at a moment of `CLOCK_BOOTTIME`, ns.
+    /// How it stands by itself at a moment of `CLOCK_BOOTTIME`, ns; see [`GrantTable::state`].
     pub fn state(&self, now_ns: u64) -> GrantState {
         if self.revoked.is_some() {
             GrantState::Revoked
@@ -144,18 +177,33 @@ impl Grant {
         self.max_uses.is_some()
     }
 
-    /// The part that decisions and events carry.
-    pub fn to_ref(&self) -> GrantRef {
-        GrantRef { id: self.id, principal: self.principal.to_string(), task: self.task.to_string() }
+    /// The grant that it was derived from.
+    pub fn parent(&self) -> Option<GrantId> {
+        self.origin.as_ref()?.parent
     }
 
-    /// As operators see it at a moment of `CLOCK_BOOTTIME`, ns.
-    pub fn to_view(&self, now_ns: u64) -> GrantView {
+    /// The part that decisions and events carry.
+    pub fn to_ref(&self) -> GrantRef {
+        let origin = self.origin.as_ref();
+        GrantRef {
+            id: self.id,
+            principal: self.principal.to_string(),
+            task: self.task.to_string(),
+            issuer: origin.map(|origin| origin.issuer.to_string()),
+            jti: origin.map(|origin| origin.jti.to_string()),
+            txn: origin.and_then(|origin| origin.txn.as_ref()).map(ToString::to_string),
+        }
+    }
+
+    /// As operators see it in a state.
+    pub fn to_view(&self, state: GrantState) -> GrantView {
+        let origin = self.origin.as_ref();
         GrantView {
             id: grant_name(self.id),
             agent: self.subject.agent.to_string(),
             instance: self.subject.instance.map(instance_name),
-            tools: self.tools.iter().map(ToString::to_string).collect(),
+            tools: self.scope.tools.keys().map(ToString::to_string).collect(),
+            locations: self.scope.locations.iter().map(|part| part.location.to_string()).collect(),
             principal: self.principal.to_string(),
             task: self.task.to_string(),
             reason: self.reason.to_string(),
@@ -164,7 +212,10 @@ impl Grant {
             expires: self.expires,
             max_uses: self.max_uses,
             uses: self.uses,
-            state: self.state(now_ns).word().to_owned(),
+            state: state.word().to_owned(),
+            issuer: origin.map(|origin| origin.issuer.to_string()),
+            jti: origin.map(|origin| origin.jti.to_string()),
+            parent: self.parent().map(grant_name),
         }
     }
 }
@@ -178,6 +229,10 @@ impl GrantState {
             Self::UsedUp => "used_up",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::ParentEnded => "parent_ended",
+            Self::ManifestChanged => "manifest_changed",
+            Self::IssuerNotTrusted => "issuer_not_trusted",
+            Self::Unsigned => "unsigned",
             Self::BeyondPrincipal => "beyond_principal",
         }
     }
@@ -190,6 +245,10 @@ impl GrantState {
             Self::UsedUp => Reason::GrantUsedUp,
             Self::Expired => Reason::GrantExpired,
             Self::Revoked => Reason::GrantRevoked,
+            Self::ParentEnded => Reason::GrantParentEnded,
+            Self::ManifestChanged => Reason::GrantManifestChanged,
+            Self::IssuerNotTrusted => Reason::GrantIssuerNotTrusted,
+            Self::Unsigned => Reason::GrantUnsigned,
             Self::BeyondPrincipal => Reason::PrincipalNotAllowed,
         }
     }

@@ -9,6 +9,7 @@
 
 mod document;
 mod error;
+mod ledger;
 mod refusal;
 mod software;
 mod verified;

@@ -45,6 +45,7 @@ use agent_enforcer_common::{
 };
 use ipnet::IpNet;
 
+use super::grant::token::Location;
 use access_check::CheckedAccess;
 use agent_check::CheckedAgents;
 pub use compile::{Compiled, ScopedPrefix, compile};
@@ -61,6 +62,7 @@ pub use selector::{CgroupSelector, Term};
 pub use trust::{Signer, Trust};
 pub use via::Via;
 
+pub(in crate::resolver) use coverage::network_covers;
 pub(in crate::resolver) use network::parse as parse_network;
 pub(in crate::resolver) use tool_check::{is_name, port_range, protocol, protocol_word};
 
@@ -421,6 +423,25 @@ impl Tool {
     /// Whether more than agent, destination and grants decides about it.
     pub const fn must_be_asked_for(&self) -> bool {
         !self.via.is_empty() || matches!(self.approval, Approval::Required)
+    }
+
+    /// Whether every destination of a location is its, or every address of it one at which agents are
+    /// called. What the location leaves open is what the tool has.
+    pub(in crate::resolver) fn holds(&self, location: &Location) -> bool {
+        let Location { network, ports, protocol } = *location;
+        let within = |range: &PortRange| {
+            ports.is_none_or(|ports| range.contains(ports.first) && range.contains(ports.last))
+        };
+        let wanted = Prefix::of(network);
+        let sent = protocol.is_none_or(|protocol| self.protocols.contains(&protocol))
+            && self.ports.iter().any(within)
+            && self.networks.iter().any(|own| Prefix::of(*own).covers(wanted));
+        let called = protocol.is_none_or(|protocol| protocol == PROTOCOL_TCP)
+            && self
+                .listen
+                .iter()
+                .any(|own| within(&own.ports) && Prefix::of(own.network).covers(wanted));
+        sent || called
     }
 
     /// Whether one of its own addresses with this prefix has the port.

@@ -19,6 +19,7 @@ use agent_enforcer::{
     },
     signing::{Algorithm, KeySet, SigningKey},
 };
+use agent_enforcer_common::id::InstanceId;
 use serde_json::{Value, json};
 
 use crate::other::ask;
@@ -141,6 +142,10 @@ impl TokenWorld for Host {
     fn agent(&self, actor: &str) -> Option<TokenAgent> {
         let agent = TokenAgent { name: "coder".into(), ceiling: DEFAULT_CEILING, manifest: None };
         (actor == "coder").then_some(agent)
+    }
+
+    fn runs(&self, _: &str, _: InstanceId) -> bool {
+        false
     }
 
     fn tool(&self, _: &str, tool: &str) -> ToolStanding {

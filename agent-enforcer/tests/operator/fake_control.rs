@@ -179,6 +179,7 @@ impl Control for FakeControl {
             agent: spec.agent.unwrap_or_else(|| "coder".to_owned()),
             instance: spec.instance,
             tools: spec.tools,
+            locations: Vec::new(),
             principal: spec.principal,
             task: spec.task,
             reason: spec.reason,
@@ -188,9 +189,17 @@ impl Control for FakeControl {
             max_uses: spec.max_uses,
             uses: 0,
             state: "live".to_owned(),
+            issuer: None,
+            jti: None,
+            parent: None,
         };
         grants.push(grant.clone());
         answer(Ok(grant))
+    }
+
+    fn grant_present(&self, token: String) -> Reply<'_, GrantView> {
+        let error = format!("token_malformed: {token:?} is none; issue a token");
+        answer(Err(ControlError::Invalid(error)))
     }
 
     fn grant_list(&self) -> Reply<'_, Vec<GrantView>> {

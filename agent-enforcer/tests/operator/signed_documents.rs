@@ -15,6 +15,7 @@ use agent_enforcer::{
     },
     signing::KeySet,
 };
+use agent_enforcer_common::id::InstanceId;
 use serde_json::Value;
 
 use crate::command_line::{Answer, ask_with};
@@ -198,6 +199,10 @@ impl TokenWorld for Host {
     fn agent(&self, actor: &str) -> Option<TokenAgent> {
         let agent = TokenAgent { name: "coder".into(), ceiling: DEFAULT_CEILING, manifest: None };
         (actor == "coder").then_some(agent)
+    }
+
+    fn runs(&self, _: &str, _: InstanceId) -> bool {
+        false
     }
 
     fn tool(&self, _: &str, tool: &str) -> ToolStanding {

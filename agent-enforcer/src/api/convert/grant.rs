@@ -84,7 +84,8 @@ impl TryFrom<wire::GrantIssueRequest> for GrantSpec {
 }
 
 both_ways!(GrantView, wire::Grant {
-    id, agent, instance, tools, principal, task, reason, max_uses, uses, state;
+    id, agent, instance, tools, locations, principal, task, reason, max_uses, uses, state, issuer,
+    jti, parent;
     issued = issued_unix_ns (unix_ns, system_time),
     not_before = not_before_unix_ns (unix_ns, system_time),
     expires = expires_unix_ns (unix_ns, system_time)

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 
-use super::{SignedView, file, wrong};
+use super::{super::file, SignedView, wrong};
 use crate::{
     cli::console::{Console, Exit, Failure},
     resolver::{

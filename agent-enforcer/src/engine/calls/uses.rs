@@ -66,11 +66,11 @@ impl Engine {
         &mut self,
         id: GrantId,
         key: GroupKey,
-        result: Result<Grant, GrantStoreError>,
+        result: Result<Vec<Grant>, GrantStoreError>,
     ) {
         self.use_stages.remove(&key);
-        let mut grant = match result {
-            Ok(grant) => grant,
+        let line = match result {
+            Ok(line) => line,
             // Others were faster.
             Err(GrantStoreError::Use { .. }) => return self.decide_group(key),
             Err(error) => {
@@ -85,12 +85,15 @@ impl Engine {
                 return;
             }
         };
-        let used_up = grant.state(self.clock.now_ns()) == GrantState::UsedUp;
-        // Uses that are still on their way to the disk count here already.
-        if let Some(known) = self.grants.get(id) {
-            grant.uses = grant.uses.max(known.uses);
+        let now_ns = self.clock.now_ns();
+        let used_up = line.iter().any(|grant| grant.state(now_ns) == GrantState::UsedUp);
+        for mut grant in line {
+            // Uses that are still on their way to the disk count here already.
+            if let Some(known) = self.grants.get(grant.id) {
+                grant.uses = grant.uses.max(known.uses);
+            }
+            self.grants.insert(grant);
         }
-        self.grants.insert(grant);
         self.use_stages.insert(key, UseStage::InHand(id));
         self.decide_group(key);
         if used_up {

@@ -160,6 +160,9 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         principal: grant.map(|grant| grant.principal.as_str()),
         grant: grant.map(|grant| grant_name(grant.id)),
         task: grant.map(|grant| grant.task.as_str()),
+        issuer: grant.and_then(|grant| grant.issuer.as_deref()),
+        jti: grant.and_then(|grant| grant.jti.as_deref()),
+        txn: grant.and_then(|grant| grant.txn.as_deref()),
         approval: approval.as_ref().map(|approval| approval.question.as_str()),
         approver: approval.as_ref().map(|approval| approval.approver.as_str()),
         tool: tool.as_deref(),
@@ -222,7 +225,7 @@ fn message(folded: &Folded) -> String {
 }
 
 fn authorization(grant: &GrantRef, outcome: Outcome) -> Authorization<'_> {
-    let GrantRef { id, principal: _, task } = grant;
+    let GrantRef { id, principal: _, task, issuer: _, jti: _, txn: _ } = grant;
     Authorization {
         decision: EventClass::from(outcome).word(),
         policy: Policy {

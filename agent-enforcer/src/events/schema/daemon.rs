@@ -19,7 +19,8 @@ use super::{
 use crate::{
     decision::{Process, grant_name, instance_name},
     events::{
-        ApprovalFacts, DaemonEvent, EventClass, GrantFacts, InstanceFacts, Silence,
+        ApprovalFacts, DaemonEvent, EventClass, GrantFacts, InstanceFacts, ManifestFacts, Silence,
+        TokenRefused,
         clock::{self, Moment},
         json::path_text,
     },
@@ -80,6 +81,7 @@ const APPLICATION_ERROR: Kind = Kind {
 };
 /// `managed_entity.type_id`.
 const ENTITY_POLICY: u8 = 5;
+const ENTITY_OTHER: u8 = 99;
 
 pub(super) fn parts<'a>(
     event: &'a DaemonEvent,
@@ -107,6 +109,9 @@ pub(super) fn parts<'a>(
         DaemonEvent::GrantIssued(facts) => {
             draft.grant(ACCESS_ASSIGN, Severity::Informational, "granted to", facts)
         }
+        DaemonEvent::GrantRefused(refused) => draft.token_refused(refused),
+        DaemonEvent::ManifestAccepted(facts) => draft.manifest(facts, None),
+        DaemonEvent::ManifestRefused(facts, reason) => draft.manifest(facts, Some(*reason)),
         DaemonEvent::GrantRevoked(facts) => {
             draft.grant(ACCESS_REVOKE, Severity::Low, "revoked from", facts)
         }
@@ -299,14 +304,18 @@ impl<'a> Draft<'a> {
             agent,
             instance,
             tools,
+            locations,
             principal,
             task,
+            token,
             reason,
             not_before,
             expires,
         } = facts;
         let grant = grant_name(*grant);
-        let message = format!("{grant} {verb} {agent}: {} for {principal}", tools.join(", "));
+        let what = [tools.as_slice(), locations].concat().join(", ");
+        let message = format!("{grant} {verb} {agent}: {what} for {principal}");
+        let token = token.as_ref();
         let mut head = self.head(kind, severity, Status::Success, message);
         head.agent = Some(Arc::clone(agent));
         head.detail = Some(reason.clone());
@@ -328,9 +337,73 @@ impl<'a> Draft<'a> {
                 grant: Some(grant),
                 task: Some(task),
                 tools: Some(tools),
+                locations: locations.iter().map(String::as_str).collect(),
+                issuer: token.map(|token| token.issuer.as_str()),
+                jti: token.map(|token| token.jti.as_str()),
+                txn: token.and_then(|token| token.txn.as_deref()),
+                parent: token.and_then(|token| token.parent).map(grant_name),
                 not_before: ms(not_before),
                 expires: ms(expires),
                 reason: Some(reason),
+                ..self.extension()
+            },
+        )
+    }
+
+    fn token_refused(self, refused: &'a TokenRefused) -> Parts<'a> {
+        let TokenRefused { word, error, remedy } = refused;
+        let message = format!("a signed grant was refused: {error}");
+        let mut head = self.head(FINDING_CREATE, Severity::Medium, Status::New, message);
+        head.detail = Some((*remedy).to_owned());
+        let title = "signed grant refused";
+        (
+            head,
+            DaemonBody::Alarm {
+                is_alert: true,
+                finding_info: Finding { uid: self.uid.into(), title, types: ["grant"] },
+                remediation: Remediation { desc: remedy },
+            },
+            DaemonExtension { reason: Some(word), remedy: Some(remedy), ..self.extension() },
+        )
+    }
+
+    fn manifest(self, facts: &'a ManifestFacts, refused: Option<Reason>) -> Parts<'a> {
+        let ManifestFacts { agent, owner, agent_id, version, digest, signers } = facts;
+        let which = version.map_or_else(String::new, |version| format!(" version {version}"));
+        let (severity, status, message) = match refused {
+            None => {
+                let signers = signers.join(", ");
+                let message = format!("manifest{which} of {agent} counts, signed by {signers}");
+                (Severity::Informational, Status::Success, message)
+            }
+            Some(reason) => {
+                let message = format!("manifest{which} of {agent} refused: {}", reason.word());
+                (Severity::High, Status::Failure, message)
+            }
+        };
+        let mut head = self.head(ENTITY_ACTIVATE, severity, status, message);
+        head.agent = Some(Arc::clone(agent));
+        head.detail = refused.map(|reason| reason.remedy().to_owned());
+        (
+            head,
+            DaemonBody::Entity {
+                entity: Entity {
+                    name: agent_id.clone(),
+                    kind: "Agent manifest",
+                    type_id: ENTITY_OTHER,
+                    uid: digest.clone(),
+                    version: version.map(|version| version.to_string()),
+                },
+            },
+            DaemonExtension {
+                agent: Some(agent),
+                owner: Some(owner),
+                agent_id: Some(agent_id),
+                manifest_version: *version,
+                manifest_digest: digest.as_deref(),
+                signers: Some(signers),
+                reason: refused.map(Reason::word),
+                remedy: refused.map(Reason::remedy),
                 ..self.extension()
             },
         )

@@ -17,7 +17,8 @@ use super::*;
 use crate::{
     decision::{CallDecision, Outcome},
     events::{
-        GrantFacts, InstanceFacts, LossCause, LostRecords, Silence,
+        GrantFacts, InstanceFacts, LossCause, LostRecords, ManifestFacts, Silence, TokenFacts,
+        TokenRefused,
         testing::{TestClock, call, process},
     },
     hostile_text::is_hostile,
@@ -278,9 +279,35 @@ fn grant_facts() -> GrantFacts {
         tools: vec!["registry".to_owned(), "tickets".to_owned()],
         principal: "alice@example.com".to_owned(),
         task: "TASK-7".to_owned(),
+        locations: vec!["192.0.2.1:443/tcp".to_owned()],
+        token: Some(TokenFacts {
+            issuer: "https://issuer.example".to_owned(),
+            jti: "t-1".to_owned(),
+            txn: Some("change-77".to_owned()),
+            parent: Some(GrantId::new(41)),
+        }),
         reason: "release day".to_owned(),
         not_before: at(EPOCH_MS),
         expires: at(EPOCH_MS + 1),
+    }
+}
+
+fn token_refused() -> TokenRefused {
+    TokenRefused {
+        word: "token_replayed",
+        error: "a token with the id \"t-1\" came already".to_owned(),
+        remedy: "issue a new token with an id of its own",
+    }
+}
+
+fn manifest_facts() -> ManifestFacts {
+    ManifestFacts {
+        agent: "deploy-bot".into(),
+        owner: "platform@example.com".into(),
+        agent_id: "spiffe://example.org/agent/deploy".to_owned(),
+        version: Some(3),
+        digest: Some("ab".repeat(32)),
+        signers: vec!["owner-2030".to_owned()],
     }
 }
 
@@ -333,6 +360,13 @@ fn daemon_events() -> Vec<(DaemonEvent, u64, u64)> {
                 reason: Reason::DigestMismatch,
             },
             200_401,
+            4,
+        ),
+        (DaemonEvent::GrantRefused(Box::new(token_refused())), 200_401, 3),
+        (DaemonEvent::ManifestAccepted(Box::new(manifest_facts())), 300_410, 1),
+        (
+            DaemonEvent::ManifestRefused(Box::new(manifest_facts()), Reason::ManifestExpired),
+            300_410,
             4,
         ),
         (DaemonEvent::RecordsLost { kind: LostRecords::Denied, count: 7 }, 600_801, 4),
@@ -397,7 +431,7 @@ fn grant_event_tells_who_what_for_whom_and_until_when() {
     let told = parse(&daemon_record(&DaemonEvent::GrantIssued(grant_facts())));
     assert_eq!(
         told["message"],
-        "g-42 granted to deploy-bot: registry, tickets for alice@example.com"
+        "g-42 granted to deploy-bot: registry, tickets, 192.0.2.1:443/tcp for alice@example.com"
     );
     assert_eq!(told["user"], json!({"name": "deploy-bot", "type_id": 4}));
     assert_eq!(
@@ -405,7 +439,9 @@ fn grant_event_tells_who_what_for_whom_and_until_when() {
         json!({
             "event": "grant_issued", "agent": "deploy-bot", "instance": "i-1a2b",
             "principal": "alice@example.com", "grant": "g-42", "task": "TASK-7",
-            "tools": ["registry", "tickets"], "not_before": EPOCH_MS, "expires": EPOCH_MS + 1,
+            "tools": ["registry", "tickets"], "locations": ["192.0.2.1:443/tcp"],
+            "issuer": "https://issuer.example", "jti": "t-1", "txn": "change-77", "parent": "g-41",
+            "not_before": EPOCH_MS, "expires": EPOCH_MS + 1,
             "reason": "release day",
         })
     );

@@ -9,7 +9,12 @@ use std::time::{Duration, SystemTime};
 use agent_enforcer_common::id::{GrantId, InstanceId};
 use serde::{Deserialize, Serialize};
 
-use super::{BootId, Grant, GrantSubject, Moment, Revocation, clock::nanoseconds};
+use super::{
+    BootId, Grant, GrantSubject, Moment, Revocation, TokenOrigin,
+    clock::nanoseconds,
+    token::{Actions, Location, Scope, ScopedLocation},
+};
+use crate::{decision::Sha256Digest, signing::KeyId};
 
 /// A stored grant. Fields are only ever added, with a default.
 #[derive(Serialize, Deserialize)]
@@ -30,6 +35,33 @@ pub(super) struct GrantRecord {
     max_uses: Option<u32>,
     uses: u32,
     revoked: Option<RevocationRecord>,
+    /// What `tools` can't say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<PartRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<OriginRecord>,
+}
+
+/// A tool or a part of one, for some actions.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartRecord {
+    tool: String,
+    location: Option<Location>,
+    connect: bool,
+    listen: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OriginRecord {
+    issuer: String,
+    kid: KeyId,
+    jti: String,
+    txn: Option<String>,
+    manifest: Option<Sha256Digest>,
+    former_actors: Vec<String>,
+    parent: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,7 +91,7 @@ impl GrantRecord {
         let Grant {
             id: _,
             subject: GrantSubject { agent, instance },
-            tools,
+            scope,
             principal,
             task,
             reason,
@@ -71,11 +103,13 @@ impl GrantRecord {
             max_uses,
             uses,
             revoked,
+            origin,
         } = grant;
+        let (tools, parts) = scope_records(scope);
         Self {
             agent: agent.to_string(),
             instance: instance.map(InstanceId::get),
-            tools: tools.iter().map(ToString::to_string).collect(),
+            tools,
             principal: principal.to_string(),
             task: task.to_string(),
             reason: reason.to_string(),
@@ -91,6 +125,8 @@ impl GrantRecord {
                 at_unix_ns: unix_ns(*at),
                 reason: reason.to_string(),
             }),
+            parts,
+            origin: origin.as_deref().map(OriginRecord::new),
         }
     }
 
@@ -117,11 +153,13 @@ impl GrantRecord {
             max_uses,
             uses,
             revoked,
+            parts,
+            origin,
         } = self;
         Grant {
             id,
             subject: GrantSubject { agent: agent.into(), instance: instance.map(InstanceId::new) },
-            tools: tools.into_iter().map(Into::into).collect(),
+            scope: scope(tools, parts),
             principal: principal.into(),
             task: task.into(),
             reason: reason.into(),
@@ -136,6 +174,7 @@ impl GrantRecord {
                 at: wall(at_unix_ns),
                 reason: reason.into(),
             }),
+            origin: origin.map(|origin| Box::new(origin.into_origin())),
         }
     }
 
@@ -157,6 +196,71 @@ impl GrantRecord {
         self.not_before_ns = now.boot_ns.saturating_add(ahead);
         true
     }
+}
+
+impl OriginRecord {
+    fn new(origin: &TokenOrigin) -> Self {
+        let TokenOrigin { issuer, kid, jti, txn, manifest, former_actors, parent } = origin;
+        Self {
+            issuer: issuer.to_string(),
+            kid: kid.clone(),
+            jti: jti.to_string(),
+            txn: txn.as_ref().map(ToString::to_string),
+            manifest: *manifest,
+            former_actors: former_actors.iter().map(ToString::to_string).collect(),
+            parent: parent.map(GrantId::get),
+        }
+    }
+
+    fn into_origin(self) -> TokenOrigin {
+        let Self { issuer, kid, jti, txn, manifest, former_actors, parent } = self;
+        TokenOrigin {
+            issuer: issuer.into(),
+            kid,
+            jti: jti.into(),
+            txn: txn.map(Into::into),
+            manifest,
+            former_actors: former_actors.into_iter().map(Into::into).collect(),
+            parent: parent.map(GrantId::new),
+        }
+    }
+}
+
+/// Whole tools for every action by their names, the rest in parts.
+fn scope_records(scope: &Scope) -> (Vec<String>, Vec<PartRecord>) {
+    let (mut tools, mut parts) = (Vec::new(), Vec::new());
+    for (tool, actions) in &scope.tools {
+        let Actions { connect, listen } = *actions;
+        if *actions == Actions::ALL {
+            tools.push(tool.to_string());
+        } else {
+            parts.push(PartRecord { tool: tool.to_string(), location: None, connect, listen });
+        }
+    }
+    for ScopedLocation { location, tool, actions: Actions { connect, listen } } in &scope.locations
+    {
+        parts.push(PartRecord {
+            tool: tool.to_string(),
+            location: Some(*location),
+            connect: *connect,
+            listen: *listen,
+        });
+    }
+    (tools, parts)
+}
+
+fn scope(tools: Vec<String>, parts: Vec<PartRecord>) -> Scope {
+    let mut scope = Scope::of_tools(tools.into_iter().map(Into::into));
+    for PartRecord { tool, location, connect, listen } in parts {
+        let (tool, actions) = (tool.into(), Actions { connect, listen });
+        match location {
+            Some(location) => scope.locations.push(ScopedLocation { location, tool, actions }),
+            None => {
+                scope.tools.insert(tool, actions);
+            }
+        }
+    }
+    scope
 }
 
 /// Times before 1970 are not told apart.

@@ -9,12 +9,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use agent_enforcer_common::id::InstanceId;
+use agent_enforcer_common::{id::InstanceId, reason::Reason};
 
-use super::{GrantSubject, Moment, clock::nanoseconds};
+use super::{GrantSubject, Moment, TokenOrigin, clock::nanoseconds, token::Scope};
 use crate::{
-    control::GrantSpec, decision::parse_instance, hostile_text::is_hostile,
-    resolver::policy::Policy,
+    control::GrantSpec,
+    decision::parse_instance,
+    hostile_text::is_hostile,
+    resolver::policy::{LocalGrants, Policy},
 };
 
 /// Longest life of a grant.
@@ -30,7 +32,7 @@ const TEXT_LIMIT: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewGrant {
     pub(super) subject: GrantSubject,
-    pub(super) tools: Vec<Arc<str>>,
+    pub(super) scope: Scope,
     pub(super) principal: Arc<str>,
     pub(super) task: Arc<str>,
     pub(super) reason: Arc<str>,
@@ -40,6 +42,7 @@ pub struct NewGrant {
     pub(super) expires_ns: u64,
     pub(super) max_uses: Option<u32>,
     pub(super) checked: Moment,
+    pub(super) origin: Option<TokenOrigin>,
 }
 
 /// Why a grant can't be issued.
@@ -79,6 +82,21 @@ pub enum GrantSpecError {
         /// The agent.
         agent: String,
     },
+    /// Outside of the manifest.
+    #[error("agent {agent:?} may not use tool {tool:?}: {}; {}", reason.word(), reason.remedy())]
+    Manifest {
+        /// The tool.
+        tool: String,
+        /// The agent.
+        agent: String,
+        /// Why.
+        reason: Reason,
+    },
+    /// The agent may have signed grants only.
+    #[error(
+        "agent {0:?} may have signed grants only; give a token to `agent-enforcer grant present`, or set `grants: {{local: allow}}` for the agent"
+    )]
+    OnlySigned(String),
     /// No principal.
     #[error("the principal is empty; name on whose behalf the agent acts")]
     NoPrincipal,
@@ -139,7 +157,7 @@ pub fn check_spec(
     }
     Ok(NewGrant {
         subject,
-        tools,
+        scope: Scope::of_tools(tools),
         principal: check_text("principal", principal)?,
         task: check_text("task", task)?,
         reason: check_text("reason", reason)?,
@@ -149,6 +167,7 @@ pub fn check_spec(
         expires_ns: now.boot_ns_at(expires),
         max_uses: *max_uses,
         checked: now.clone(),
+        origin: None,
     })
 }
 
@@ -178,6 +197,10 @@ fn check_tools(
     let agent = policy
         .agent(&subject.agent)
         .ok_or_else(|| GrantSpecError::UnknownAgent(subject.agent.to_string()))?;
+    match agent.local_grants {
+        LocalGrants::Allow => {}
+        LocalGrants::Deny => return Err(GrantSpecError::OnlySigned(agent.name.to_string())),
+    }
     if names.is_empty() {
         return Err(GrantSpecError::NoTools);
     }
@@ -188,9 +211,12 @@ fn check_tools(
     for name in names {
         let tool =
             policy.tool_named(name).ok_or_else(|| GrantSpecError::UnknownTool(name.clone()))?;
+        let (tool_name, agent_name) = (name.clone(), agent.name.to_string());
         if !agent.approves(tool.id) {
-            let (tool, agent) = (name.clone(), agent.name.to_string());
-            return Err(GrantSpecError::NotApproved { tool, agent });
+            return Err(GrantSpecError::NotApproved { tool: tool_name, agent: agent_name });
+        }
+        if let Err(reason) = agent.check_manifest(tool.id) {
+            return Err(GrantSpecError::Manifest { tool: tool_name, agent: agent_name, reason });
         }
         if tools.contains(&tool.name) {
             return Err(GrantSpecError::DuplicateTool(name.clone()));

@@ -18,9 +18,10 @@ use redb::{
 };
 
 use super::{
-    BootId, Grant, GrantState, GrantStoreError, GrantTable, Moment, NewGrant, Revocation, UseError,
+    BootId, Grant, GrantStoreError, GrantTable, Moment, NewGrant, Revocation, UseError,
     record::{GrantRecord, MarkRecord},
     state_file::{open_directory, open_file, sync_directory},
+    table::LINEAGE_LIMIT,
 };
 use crate::decision::grant_name;
 
@@ -33,6 +34,8 @@ const CACHE_BYTES: usize = 1 << 20;
 
 /// `GrantId` -> `GrantRecord` as JSON.
 const GRANTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("grants");
+/// Id of a token -> `GrantId` of the grant that came of it.
+const TOKENS: TableDefinition<'_, &str, u64> = TableDefinition::new("tokens");
 /// Name of an agent -> `AgentId`.
 const AGENTS: TableDefinition<'_, &str, u32> = TableDefinition::new("agents");
 /// The last number given out, by its kind.
@@ -106,7 +109,7 @@ impl GrantStore {
         })
     }
 
-    /// Gives a grant its id and stores it.
+    /// Gives a grant its id and stores it. A token counts once.
     pub fn issue(&self, new: NewGrant) -> Result<Grant, GrantStoreError> {
         self.write(|transaction| {
             let id = GrantId::new(self.next_number(transaction, GRANT_NUMBER)?);
@@ -114,7 +117,7 @@ impl GrantStore {
             let grant = Grant {
                 id,
                 subject: new.subject,
-                tools: new.tools,
+                scope: new.scope,
                 principal: new.principal,
                 task: new.task,
                 reason: new.reason,
@@ -126,7 +129,14 @@ impl GrantStore {
                 max_uses: new.max_uses,
                 uses: 0,
                 revoked: None,
+                origin: new.origin.map(Box::new),
             };
+            if let Some(origin) = &grant.origin {
+                let mut tokens = transaction.open_table(TOKENS)?;
+                if tokens.insert(&*origin.jti, id.get())?.is_some() {
+                    return Err(GrantStoreError::Replayed(origin.jti.to_string()).into());
+                }
+            }
             let mut records = transaction.open_table(GRANTS)?;
             records.insert(id.get(), record_bytes(&grant, &now.boot)?.as_slice())?;
             drop(records);
@@ -142,30 +152,47 @@ impl GrantStore {
         reason: &str,
         now: &Moment,
     ) -> Result<Grant, GrantStoreError> {
-        self.change(id, now, |grant| {
+        self.write(|transaction| {
+            let mut records = transaction.open_table(GRANTS)?;
+            let found = stored(&records, id)?;
+            let (mut grant, boot) =
+                found.ok_or_else(|| GrantStoreError::UnknownGrant(grant_name(id)))?;
             let revocation = || Revocation { at: now.wall, reason: reason.into() };
             grant.revoked.get_or_insert_with(revocation);
-            Ok(())
+            records.insert(id.get(), record_bytes(&grant, &boot)?.as_slice())?;
+            drop(records);
+            write_mark(transaction, now)?;
+            Ok(grant)
         })
     }
 
-    /// Spends a use of a live counted grant. The call may go ahead once this has returned.
-    pub fn record_use(&self, id: GrantId, now: &Moment) -> Result<Grant, GrantStoreError> {
-        self.change(id, now, |grant| {
-            let state = grant.state(now.boot_ns);
-            let refusal = match state {
-                GrantState::Live if grant.is_counted() => {
-                    grant.uses = grant.uses.saturating_add(1);
-                    return Ok(());
+    /// Spends a use of a live counted grant, and of each counted one that it was derived from: all of
+    /// them, or none. Out: all of them. The call may go ahead once this has returned.
+    pub fn record_use(&self, id: GrantId, now: &Moment) -> Result<Vec<Grant>, GrantStoreError> {
+        self.write(|transaction| {
+            let mut records = transaction.open_table(GRANTS)?;
+            let (mut line, mut boots) = (GrantTable::default(), Vec::new());
+            let mut next = Some(id);
+            while let Some(at) = next.filter(|_| boots.len() < LINEAGE_LIMIT) {
+                let Some((grant, boot)) = stored(&records, at)? else { break };
+                next = grant.parent();
+                boots.push((at, boot));
+                line.insert(grant);
+            }
+            let spent = line.spend(id, now.boot_ns);
+            spent.map_err(|source| match source {
+                UseError::Unknown => GrantStoreError::UnknownGrant(grant_name(id)),
+                UseError::NotCounted | UseError::NotLive(_) => {
+                    GrantStoreError::Use { grant: grant_name(id), source }
                 }
-                GrantState::Live => UseError::NotCounted,
-                GrantState::NotYetValid
-                | GrantState::UsedUp
-                | GrantState::Expired
-                | GrantState::Revoked
-                | GrantState::BeyondPrincipal => UseError::NotLive(state),
-            };
-            Err(GrantStoreError::Use { grant: grant_name(id), source: refusal })
+            })?;
+            for (at, boot) in boots {
+                let Some(grant) = line.get(at).filter(|grant| grant.is_counted()) else { continue };
+                records.insert(at.get(), record_bytes(grant, &boot)?.as_slice())?;
+            }
+            drop(records);
+            write_mark(transaction, now)?;
+            Ok(line.iter().filter(|grant| grant.is_counted()).cloned().collect())
         })
     }
 
@@ -174,6 +201,7 @@ impl GrantStore {
     pub fn drop_outdated(&self, now: &Moment) -> Result<usize, GrantStoreError> {
         self.write(|transaction| {
             let mut records = transaction.open_table(GRANTS)?;
+            let mut tokens = transaction.open_table(TOKENS)?;
             let mut outdated = Vec::new();
             for entry in records.iter()? {
                 let (id, bytes) = entry?;
@@ -181,11 +209,14 @@ impl GrantStore {
                 let of_this_boot = record.boot() == now.boot;
                 let grant = record.into_grant(GrantId::new(id.value()));
                 if of_this_boot && grant.is_outdated(now.boot_ns, now.wall) {
-                    outdated.push(id.value());
+                    outdated.push((id.value(), grant.origin));
                 }
             }
-            for id in &outdated {
+            for (id, origin) in &outdated {
                 records.remove(id)?;
+                if let Some(origin) = origin {
+                    tokens.remove(&*origin.jti)?;
+                }
             }
             Ok(outdated.len())
         })
@@ -230,27 +261,6 @@ impl GrantStore {
     /// host restarts with a wall clock that was set back.
     pub fn note_time(&self, now: &Moment) -> Result<(), GrantStoreError> {
         self.write(|transaction| write_mark(transaction, now))
-    }
-
-    fn change(
-        &self,
-        id: GrantId,
-        now: &Moment,
-        change: impl FnOnce(&mut Grant) -> Result<(), GrantStoreError>,
-    ) -> Result<Grant, GrantStoreError> {
-        self.write(|transaction| {
-            let mut records = transaction.open_table(GRANTS)?;
-            let stored = records.get(id.get())?.map(|bytes| bytes.value().to_vec());
-            let bytes = stored.ok_or_else(|| GrantStoreError::UnknownGrant(grant_name(id)))?;
-            let record: GrantRecord = serde_json::from_slice(&bytes)?;
-            let boot = record.boot();
-            let mut grant = record.into_grant(id);
-            change(&mut grant)?;
-            records.insert(id.get(), record_bytes(&grant, &boot)?.as_slice())?;
-            drop(records);
-            write_mark(transaction, now)?;
-            Ok(grant)
-        })
     }
 
     /// One transaction: all of it is durable when this returns, or nothing happened.
@@ -300,6 +310,17 @@ impl GrantStore {
     fn exhausted(&self, what: &'static str) -> GrantStoreError {
         GrantStoreError::Exhausted(what, self.path.clone())
     }
+}
+
+/// A grant, and the boot that its deadlines count from.
+fn stored(
+    records: &impl ReadableTable<u64, &'static [u8]>,
+    id: GrantId,
+) -> Result<Option<(Grant, BootId)>, Fault> {
+    let Some(bytes) = records.get(id.get())? else { return Ok(None) };
+    let record: GrantRecord = serde_json::from_slice(bytes.value())?;
+    let boot = record.boot();
+    Ok(Some((record.into_grant(id), boot)))
 }
 
 fn record_bytes(grant: &Grant, boot: &BootId) -> Result<Vec<u8>, Fault> {

@@ -104,6 +104,9 @@ pub enum GrantStoreError {
         /// Why.
         source: UseError,
     },
+    /// A token that came before.
+    #[error("a token with the id {0:?} came already; issue a new token with an id of its own")]
+    Replayed(String),
     /// No number is left.
     #[error("{path} has no {0} left to give out; move it away to begin anew", path = .1.display())]
     Exhausted(&'static str, PathBuf),

@@ -38,7 +38,7 @@ fn grants_revocations_and_uses_are_there_after_a_restart() {
     let counted = store.issue(counted).unwrap();
     assert_eq!((plain.id, counted.id), (GrantId::new(1), GrantId::new(2)));
     let revoked = store.revoke(plain.id, "leaked", &moment(101)).unwrap();
-    assert_eq!(store.record_use(counted.id, &moment(102)).unwrap().uses, 1);
+    assert_eq!(store.record_use(counted.id, &moment(102)).unwrap()[0].uses, 1);
     drop(store);
 
     let store = open(&dir);

@@ -13,11 +13,16 @@ use agent_enforcer_common::id::{GrantId, InstanceId};
 
 use super::{Grant, GrantState, Revocation};
 
+/// Longest line of grants that were derived from each other.
+pub(super) const LINEAGE_LIMIT: usize = 8;
+
 /// Grants by id, and by agent and tool.
 #[derive(Clone, Debug, Default)]
 pub struct GrantTable {
     grants: BTreeMap<GrantId, Grant>,
     by_tool: HashMap<Arc<str>, HashMap<Arc<str>, Vec<GrantId>>>,
+    /// Of signed ones, by the id of their token.
+    by_token: HashMap<Arc<str>, GrantId>,
 }
 
 /// What the grants say about a call.
@@ -50,8 +55,11 @@ impl GrantTable {
             self.unlink(&old);
         }
         let tools = self.by_tool.entry(Arc::clone(&grant.subject.agent)).or_default();
-        for tool in &grant.tools {
+        for tool in grant.scope.tool_names() {
             tools.entry(Arc::clone(tool)).or_default().push(grant.id);
+        }
+        if let Some(origin) = &grant.origin {
+            self.by_token.insert(Arc::clone(&origin.jti), grant.id);
         }
         self.grants.insert(grant.id, grant);
     }
@@ -63,18 +71,64 @@ impl GrantTable {
         Some(grant)
     }
 
-    /// Spends a use of a counted grant; returns how many are spent now.
-    pub fn spend(&mut self, id: GrantId, now_ns: u64) -> Result<u32, UseError> {
-        let grant = self.grants.get_mut(&id).ok_or(UseError::Unknown)?;
+    /// Spends a use of a counted grant, and of each counted one that it was derived from.
+    pub fn spend(&mut self, id: GrantId, now_ns: u64) -> Result<(), UseError> {
+        let grant = self.grants.get(&id).ok_or(UseError::Unknown)?;
         if !grant.is_counted() {
             return Err(UseError::NotCounted);
         }
-        let state = grant.state(now_ns);
+        let state = self.state(grant, now_ns);
         if state != GrantState::Live {
             return Err(UseError::NotLive(state));
         }
-        grant.uses = grant.uses.saturating_add(1);
-        Ok(grant.uses)
+        let lineage: Vec<_> = self.lineage(grant).map(|grant| grant.id).collect();
+        for id in lineage {
+            if let Some(grant) = self.grants.get_mut(&id).filter(|grant| grant.is_counted()) {
+                grant.uses = grant.uses.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// A grant, the one that it was derived from, and so on.
+    pub(super) fn lineage<'a>(&'a self, grant: &'a Grant) -> impl Iterator<Item = &'a Grant> {
+        let parent = |grant: &&'a Grant| self.grants.get(&grant.parent()?);
+        std::iter::successors(Some(grant), parent).take(LINEAGE_LIMIT)
+    }
+
+    /// How a grant stands at a moment of `CLOCK_BOOTTIME`, ns: by itself and by what it was derived
+    /// from.
+    pub fn state(&self, grant: &Grant, now_ns: u64) -> GrantState {
+        let own = grant.state(now_ns);
+        if own != GrantState::Live {
+            return own;
+        }
+        let mut generations = 0;
+        for ancestor in self.lineage(grant) {
+            generations += 1;
+            match ancestor.state(now_ns) {
+                GrantState::Live => {}
+                state @ (GrantState::UsedUp | GrantState::NotYetValid) => return state,
+                GrantState::Expired
+                | GrantState::Revoked
+                | GrantState::ParentEnded
+                | GrantState::ManifestChanged
+                | GrantState::IssuerNotTrusted
+                | GrantState::Unsigned
+                | GrantState::BeyondPrincipal => return GrantState::ParentEnded,
+            }
+            if ancestor.parent().is_none() {
+                return GrantState::Live;
+            }
+        }
+        // What it was derived from is forgotten, or the line has no end.
+        tracing::debug!(generations, grant = grant.id.get(), "a grant's line is broken");
+        GrantState::ParentEnded
+    }
+
+    /// The grant that came of a token.
+    pub fn of_token(&self, jti: &str) -> Option<&Grant> {
+        self.get(*self.by_token.get(jti)?)
     }
 
     /// Drops what has expired long ago; returns it.
@@ -136,8 +190,11 @@ impl GrantTable {
     }
 
     fn unlink(&mut self, grant: &Grant) {
+        if let Some(origin) = &grant.origin {
+            self.by_token.remove(&origin.jti);
+        }
         let Some(tools) = self.by_tool.get_mut(&grant.subject.agent) else { return };
-        for tool in &grant.tools {
+        for tool in grant.scope.tool_names() {
             if let Some(ids) = tools.get_mut(tool) {
                 ids.retain(|id| *id != grant.id);
                 if ids.is_empty() {
@@ -154,11 +211,14 @@ impl GrantTable {
 /// Greater speaks better. The last part makes the choice one: of equals, the oldest.
 fn rank(grant: &Grant, state: GrantState) -> (u8, bool, u64, std::cmp::Reverse<GrantId>) {
     let state = match state {
-        GrantState::Live => 5,
-        GrantState::BeyondPrincipal => 4,
+        GrantState::Live => 8,
+        GrantState::BeyondPrincipal => 7,
+        GrantState::Unsigned => 6,
+        GrantState::ManifestChanged => 5,
+        GrantState::IssuerNotTrusted => 4,
         GrantState::NotYetValid => 3,
         GrantState::UsedUp => 2,
-        GrantState::Expired => 1,
+        GrantState::ParentEnded | GrantState::Expired => 1,
         GrantState::Revoked => 0,
     };
     (state, !grant.is_counted(), grant.expires_ns, std::cmp::Reverse(grant.id))
@@ -225,8 +285,8 @@ mod tests {
         ]);
         let counted = GrantId::new(1);
         assert_eq!(table.spend(counted, 5), Err(UseError::NotLive(GrantState::NotYetValid)));
-        assert_eq!(table.spend(counted, 10), Ok(1));
-        assert_eq!(table.spend(counted, 10), Ok(2));
+        assert_eq!(table.spend(counted, 10), Ok(()));
+        assert_eq!(table.spend(counted, 10), Ok(()));
         assert_eq!(table.spend(counted, 10), Err(UseError::NotLive(GrantState::UsedUp)));
         assert_eq!(table.spend(GrantId::new(2), 10), Err(UseError::NotCounted));
         assert_eq!(table.spend(GrantId::new(3), 10), Err(UseError::Unknown));

@@ -7,7 +7,7 @@ use std::{
 
 use agent_enforcer_common::id::{GrantId, InstanceId};
 
-use super::{BootId, Grant, GrantSubject, Moment, NewGrant, check_spec};
+use super::{BootId, Grant, GrantSubject, Moment, NewGrant, check_spec, token::Scope};
 use crate::{control::GrantSpec, resolver::policy::testing::policy};
 
 /// A moment `seconds` after the boot `first`, and after a fixed wall time.
@@ -57,7 +57,7 @@ pub(in crate::resolver) fn grant(
     Grant {
         id: GrantId::new(id),
         subject: GrantSubject { agent: agent.into(), instance: None },
-        tools: tools.iter().map(|tool| Arc::from(*tool)).collect(),
+        scope: Scope::of_tools(tools.iter().map(|tool| Arc::from(*tool))),
         principal: "alice@example.com".into(),
         task: "TICKET-1".into(),
         reason: "approved by bob".into(),
@@ -69,6 +69,7 @@ pub(in crate::resolver) fn grant(
         max_uses: None,
         uses: 0,
         revoked: None,
+        origin: None,
     }
 }
 

@@ -38,7 +38,7 @@ pub use scope::{Action, Actions, Scope, ScopedLocation};
 pub use world::{TokenAgent, TokenWorld, ToolStanding};
 
 use crate::{
-    decision::Sha256Digest,
+    decision::{Sha256Digest, instance_name},
     signing::{Compact, JwsError, KeyId},
     strict_json::{self, Limits},
 };
@@ -117,6 +117,12 @@ pub fn verify_token(text: &str, context: &TokenContext<'_>) -> Result<VerifiedTo
     check_audience(&claims, context.audience)?;
     let period = Period::check(&claims, context)?;
     let agent = check_agent(&claims, issuer, &period, context.world)?;
+    if let Some(Instance(id)) = claims.instance
+        && !context.world.runs(&agent.name, id)
+    {
+        let (instance, agent) = (instance_name(id), agent.name.to_string());
+        return Err(TokenRefusal::InstanceUnknown { instance, agent });
+    }
     if context.world.was_seen(&claims.jti) {
         return Err(TokenRefusal::Replayed(claims.jti.to_string()));
     }

@@ -5,7 +5,8 @@
 //! longest prefix only, so the rules of shorter ones are folded into it, and where a shorter prefix
 //! must not reach (see `coverage`) stands a prefix of its own, if need be an empty one.
 //!
-//! Never in a table: counted grants (each use is asked for), grants that begin later, unix sockets,
+//! Never in a table: counted grants (each use is asked for), grants that begin later or are for a part
+//! of a tool, unix sockets,
 //! whose numbers the kernel side gives out as they are called, and tools for which it matters what
 //! program calls or what a person says.
 
@@ -25,7 +26,7 @@ use super::{
     Agent, Endpoint, Policy, PortRange, Tool,
     coverage::{BARRIERS, Prefix},
 };
-use crate::resolver::grant::{Grant, GrantState, GrantTable};
+use crate::resolver::grant::{Grant, GrantState, GrantTable, token::Action};
 
 const PROTOCOLS: [u8; 2] = [PROTOCOL_TCP, PROTOCOL_UDP];
 /// Families whose peers are two numbers that mean the same at all times.
@@ -62,6 +63,8 @@ pub struct ScopedPrefix {
 #[derive(Clone, Copy)]
 struct Entitlement<'a> {
     tool: &'a Tool,
+    /// What may be done with it.
+    action: Action,
     /// Its ports, of the kind of destination at hand.
     ports: &'a [PortRange],
     grant: GrantId,
@@ -106,36 +109,53 @@ fn entitlements<'a>(
     let named = agent.tools.iter().filter(|id| agent.check_manifest(**id).is_ok());
     let approved = named.filter_map(|id| policy.tool(*id));
     for tool in approved.filter(|tool| !tool.must_be_asked_for()) {
-        if agent.stands(tool.id) {
-            let (ports, grant) = (&*tool.ports, GrantId::NONE);
-            of_agent.push(Entitlement { tool, ports, grant, expires_ns: NEVER_NS });
-            continue;
-        }
-        let live = grants
-            .of_tool(&agent.name, &tool.name)
-            .filter(|grant| !grant.is_counted())
-            .filter(|grant| policy.standing_of(grant, tool.id, now_ns) == GrantState::Live);
-        let mut best: BTreeMap<Option<InstanceId>, &Grant> = BTreeMap::new();
-        for grant in live {
-            let kept = best.entry(grant.subject.instance).or_insert(grant);
-            if lasting(grant) > lasting(kept) {
-                *kept = grant;
+        for action in [Action::Connect, Action::Listen] {
+            let ports = &*tool.ports;
+            if agent.stands(tool.id) {
+                let (grant, expires_ns) = (GrantId::NONE, NEVER_NS);
+                of_agent.push(Entitlement { tool, action, ports, grant, expires_ns });
+                continue;
             }
-        }
-        let shared = best.remove(&None);
-        let entitled = |grant: &Grant| {
-            let (ports, expires_ns) = (&*tool.ports, grant.expires_ns);
-            Entitlement { tool, ports, grant: grant.id, expires_ns }
-        };
-        of_agent.extend(shared.map(entitled));
-        for (instance, grant) in best {
-            let longer = shared.is_none_or(|shared| lasting(grant) > lasting(shared));
-            if let (Some(instance), true) = (instance, longer) {
-                of_instances.entry(instance).or_default().push(entitled(grant));
+            let entitled = |grant: &Grant| {
+                let expires_ns = grant.expires_ns;
+                Entitlement { tool, action, ports, grant: grant.id, expires_ns }
+            };
+            let mut best = longest(policy, agent, grants, tool, action, now_ns);
+            let shared = best.remove(&None);
+            of_agent.extend(shared.map(entitled));
+            for (instance, grant) in best {
+                let longer = shared.is_none_or(|shared| lasting(grant) > lasting(shared));
+                if let (Some(instance), true) = (instance, longer) {
+                    of_instances.entry(instance).or_default().push(entitled(grant));
+                }
             }
         }
     }
     (of_agent, of_instances)
+}
+
+/// The live grants without a use count for the whole of a tool that last longest, for every instance
+/// and for single ones.
+fn longest<'g>(
+    policy: &Policy,
+    agent: &Agent,
+    grants: &'g GrantTable,
+    tool: &Tool,
+    action: Action,
+    now_ns: u64,
+) -> BTreeMap<Option<InstanceId>, &'g Grant> {
+    let live = grants
+        .of_tool(&agent.name, &tool.name)
+        .filter(|grant| !grant.is_counted() && grant.scope.permits_whole(&tool.name, action))
+        .filter(|grant| policy.standing_of(grants, grant, tool, now_ns) == GrantState::Live);
+    let mut best: BTreeMap<Option<InstanceId>, &Grant> = BTreeMap::new();
+    for grant in live {
+        let kept = best.entry(grant.subject.instance).or_insert(grant);
+        if lasting(grant) > lasting(kept) {
+            *kept = grant;
+        }
+    }
+    best
 }
 
 /// The order in which `GrantTable::best` prefers live grants without a use count.
@@ -166,10 +186,20 @@ const fn kind(family: PeerFamily) -> u64 {
 /// Prefixes with the tools that have them.
 type Owners<'a> = BTreeMap<Prefix, Vec<Entitlement<'a>>>;
 
+fn to<'e, 'a>(
+    entitled: &'e [Entitlement<'a>],
+    action: Action,
+) -> impl Iterator<Item = &'e Entitlement<'a>> {
+    entitled.iter().filter(move |entitlement| entitlement.action == action)
+}
+
 /// The networks of one transport protocol, and the barriers that shorter ones would reach through.
 fn networks<'a>(entitled: &[Entitlement<'a>], protocol: u8) -> Owners<'a> {
     let mut owners = Owners::new();
-    for entitlement in entitled.iter().filter(|one| one.tool.protocols.contains(&protocol)) {
+    for entitlement in to(entitled, Action::Connect) {
+        if !entitlement.tool.protocols.contains(&protocol) {
+            continue;
+        }
         for network in &entitlement.tool.networks {
             owners.entry(Prefix::of(*network)).or_default().push(*entitlement);
         }
@@ -180,7 +210,7 @@ fn networks<'a>(entitled: &[Entitlement<'a>], protocol: u8) -> Owners<'a> {
 /// The addresses of this host, and the barriers likewise.
 fn own_addresses<'a>(entitled: &[Entitlement<'a>]) -> Owners<'a> {
     let mut owners = Owners::new();
-    for entitlement in entitled {
+    for entitlement in to(entitled, Action::Listen) {
         for range in &entitlement.tool.listen {
             let ports = std::slice::from_ref(&range.ports);
             let entitlement = Entitlement { ports, ..*entitlement };
@@ -204,7 +234,7 @@ fn with_barriers(mut owners: Owners<'_>) -> Owners<'_> {
 /// The endpoints of one family.
 fn peers<'a>(entitled: &[Entitlement<'a>], family: PeerFamily) -> Owners<'a> {
     let mut owners = Owners::new();
-    for entitlement in entitled {
+    for entitlement in to(entitled, Action::Connect) {
         let prefixes = entitlement.tool.endpoints.iter().filter_map(Endpoint::prefix);
         for (_, prefix) in prefixes.filter(|(of, _)| *of == family) {
             let entitlement = Entitlement { ports: &[NO_PORT], ..*entitlement };
@@ -261,7 +291,7 @@ fn port_table<'a>(holding: impl Iterator<Item = &'a Entitlement<'a>>) -> PortTab
 
 /// The ranges of a tool never touch each other, so there is nothing to join.
 fn port_rules<'a>(entitlement: &Entitlement<'a>) -> impl Iterator<Item = PortRule> + use<'a> {
-    let Entitlement { tool, ports, grant, expires_ns } = *entitlement;
+    let Entitlement { tool, action: _, ports, grant, expires_ns } = *entitlement;
     ports.iter().map(move |range| PortRule {
         expires_ns,
         grant,

@@ -11,7 +11,10 @@
 
 use std::collections::HashMap;
 
-use agent_enforcer_common::{destination::Destination, id::ToolId};
+use agent_enforcer_common::{
+    destination::{Destination, PeerFamily},
+    id::ToolId,
+};
 use ipnet::IpNet;
 
 use super::{Endpoint, Tool};
@@ -97,6 +100,13 @@ impl Prefix {
         let behind = BARRIERS.iter().filter(|barrier| barrier.contains(self));
         behind.map(|barrier| barrier.length).max().unwrap_or(0)
     }
+}
+
+/// Whether a network speaks for an IP destination, or for an address at which somebody is called.
+pub(in crate::resolver) fn network_covers(network: IpNet, destination: &Destination) -> bool {
+    let family = destination.family();
+    let of_ip = family == PeerFamily::Ip as u8 || family == PeerFamily::Listen as u8;
+    of_ip && Prefix::of(network).covers(Prefix::host(destination.octets()))
 }
 
 /// From addresses to the tools that have a network there.

@@ -14,11 +14,11 @@ use agent_enforcer_common::{
     reason::Reason,
 };
 
-use super::{Agent, AgentManifest, Approval, Policy, Tool};
+use super::{Agent, AgentManifest, Approval, LocalGrants, Policy, Tool};
 use crate::{
     control::ExplainStep,
     decision::grant_name,
-    resolver::grant::{Grant, GrantMatch, GrantState, GrantTable},
+    resolver::grant::{Grant, GrantMatch, GrantState, GrantTable, TokenOrigin},
     signing::KeyId,
 };
 
@@ -135,19 +135,63 @@ fn examine<'a>(question: &Question<'a>) -> Findings<'a> {
     // Who is called counts no uses: the caller decides how often.
     let called = destination.family() == PeerFamily::Listen as u8;
     let standing = |grant: &Grant| {
-        (!called || !grant.is_counted()).then(|| policy.standing_of(grant, tool.id, now_ns))
+        let permits = grant.scope.permits(&tool.name, destination);
+        (permits && (!called || !grant.is_counted()))
+            .then(|| policy.standing_of(grants, grant, tool, now_ns))
     };
     Findings::Grants(tool, grants.best(&agent.name, instance, &tool.name, standing))
 }
 
 impl Policy {
-    /// How a grant stands for a tool at a moment of `CLOCK_BOOTTIME`, ns: as it does by itself, or
-    /// beyond what may be done for its principal.
-    pub fn standing_of(&self, grant: &Grant, tool: ToolId, now_ns: u64) -> GrantState {
-        let within = self.ceiling_of(&grant.principal).is_none_or(|tools| tools.contains(&tool));
-        let state = grant.state(now_ns);
-        let counts = matches!(state, GrantState::Live | GrantState::UsedUp);
-        if counts && !within { GrantState::BeyondPrincipal } else { state }
+    /// How a grant stands for a tool at a moment of `CLOCK_BOOTTIME`, ns: as it does by itself and by
+    /// what it was derived from, as far as this policy lets it.
+    pub fn standing_of(
+        &self,
+        grants: &GrantTable,
+        grant: &Grant,
+        tool: &Tool,
+        now_ns: u64,
+    ) -> GrantState {
+        let state = grants.state(grant, now_ns);
+        match state {
+            GrantState::Live | GrantState::UsedUp => {}
+            GrantState::NotYetValid
+            | GrantState::Expired
+            | GrantState::Revoked
+            | GrantState::ParentEnded
+            | GrantState::ManifestChanged
+            | GrantState::IssuerNotTrusted
+            | GrantState::Unsigned
+            | GrantState::BeyondPrincipal => return state,
+        }
+        let Some(agent) = self.agent(&grant.subject.agent) else { return state };
+        match &grant.origin {
+            None if agent.local_grants == LocalGrants::Deny => return GrantState::Unsigned,
+            None => {}
+            Some(origin) => {
+                let TokenOrigin { issuer, kid, manifest, .. } = &**origin;
+                if !self.trust().issuers().vouch(issuer, kid, &agent.name, &tool.name) {
+                    return GrantState::IssuerNotTrusted;
+                }
+                let own = agent.manifest.as_ref().and_then(AgentManifest::digest);
+                if manifest.is_some() && *manifest != own {
+                    return GrantState::ManifestChanged;
+                }
+            }
+        }
+        let within = self.ceiling_of(&grant.principal).is_none_or(|tools| tools.contains(&tool.id));
+        if within { state } else { GrantState::BeyondPrincipal }
+    }
+}
+
+impl Policy {
+    /// How a grant stands for the tool of it for which it stands best.
+    pub fn best_standing_of(&self, grants: &GrantTable, grant: &Grant, now_ns: u64) -> GrantState {
+        let tools = grant.scope.tool_names().into_iter().filter_map(|name| self.tool_named(name));
+        let mut standings = tools.map(|tool| self.standing_of(grants, grant, tool, now_ns));
+        let Some(first) = standings.next() else { return grants.state(grant, now_ns) };
+        let live = std::iter::once(first).chain(standings).find(|state| *state == GrantState::Live);
+        live.unwrap_or(first)
     }
 }
 
@@ -302,6 +346,15 @@ fn detail(grant: &Grant, state: GrantState, now_ns: u64) -> String {
         GrantState::NotYetValid => format!(": it begins in {}", seconds(grant.not_before_ns)),
         GrantState::UsedUp => format!(": all {} uses are spent", grant.uses),
         GrantState::Expired => String::new(),
+        GrantState::ParentEnded => ": what it was derived from has ended".to_owned(),
+        GrantState::ManifestChanged => {
+            ": it was issued for another manifest than the agent has".to_owned()
+        }
+        GrantState::IssuerNotTrusted => {
+            let issuer = grant.origin.as_ref().map_or("", |origin| &origin.issuer);
+            format!(": the policy does not trust {issuer} with it")
+        }
+        GrantState::Unsigned => ": the agent may have signed grants only".to_owned(),
         GrantState::BeyondPrincipal => ": nobody may use the tool on behalf of this one".to_owned(),
         GrantState::Revoked => {
             grant.revoked.as_ref().map(|why| format!(": {}", why.reason)).unwrap_or_default()

@@ -98,6 +98,13 @@ pub(in crate::events::schema) struct CallExtension<'a> {
     pub(super) principal: Option<&'a str>,
     pub(super) grant: Option<String>,
     pub(super) task: Option<&'a str>,
+    /// Of a signed grant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) issuer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) jti: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) txn: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) approval: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

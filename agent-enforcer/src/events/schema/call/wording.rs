@@ -78,6 +78,8 @@ const fn severity_of_denial(reason: Reason) -> Severity {
         | Reason::GrantUsedUp
         | Reason::StallTimeout
         | Reason::GrantParentEnded
+        | Reason::GrantUnsigned
+        | Reason::GrantIssuerNotTrusted
         | Reason::NeedsApproval
         | Reason::ApprovalTimeout
         | Reason::ApprovalUnattended => Severity::Low,

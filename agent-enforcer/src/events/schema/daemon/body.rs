@@ -102,6 +102,24 @@ pub(in crate::events::schema) struct DaemonExtension<'a> {
     pub(super) task: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tools: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) locations: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) issuer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) jti: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) txn: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) parent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) agent_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) manifest_version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) manifest_digest: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) signers: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tool: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

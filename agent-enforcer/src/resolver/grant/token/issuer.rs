@@ -144,6 +144,17 @@ impl Issuers {
         self.0.iter().filter_map(|issuer| Some((issuer, issuer.keys.get(kid.as_str())?)))
     }
 
+    /// Whether an issuer may permit an agent a tool, by a key.
+    pub fn vouch(&self, issuer: &str, kid: &KeyId, agent: &str, tool: &str) -> bool {
+        let named = |list: &[Arc<str>], name: &str| list.iter().any(|entry| **entry == *name);
+        self.0.iter().any(|known| {
+            *known.name == *issuer
+                && known.keys.get(kid.as_str()).is_some()
+                && named(&known.agents, agent)
+                && named(&known.tools, tool)
+        })
+    }
+
     /// Every issuer, in the order of the policy.
     pub fn iter(&self) -> impl Iterator<Item = &Issuer> {
         self.0.iter()

@@ -6,10 +6,15 @@
 
 use std::{fmt, str::FromStr};
 
+use agent_enforcer_common::destination::Destination;
 use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::resolver::policy::{
-    PortRange, Problem, parse_network, port_range, protocol, protocol_word,
+use crate::{
+    resolver::policy::{
+        PortRange, Problem, network_covers, parse_network, port_range, protocol, protocol_word,
+    },
+    strict_json,
 };
 
 /// Some destinations of one tool.
@@ -54,6 +59,14 @@ impl FromStr for Location {
 }
 
 impl Location {
+    /// Whether a destination, or an address at which somebody is called, is one of these.
+    pub fn contains(&self, destination: &Destination) -> bool {
+        let Self { network, ports, protocol } = self;
+        network_covers(*network, destination)
+            && ports.is_none_or(|ports| ports.contains(destination.port()))
+            && protocol.is_none_or(|protocol| protocol == destination.protocol())
+    }
+
     /// Whether every destination of the other is one of this.
     pub fn covers(&self, other: &Self) -> bool {
         let Self { network, ports, protocol } = self;
@@ -109,6 +122,18 @@ impl fmt::Display for Location {
             None => f.write_str(&network)?,
         }
         protocol.map_or(Ok(()), |protocol| write!(f, "/{}", protocol_word(protocol)))
+    }
+}
+
+impl Serialize for Location {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Location {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        strict_json::text(deserializer)
     }
 }
 

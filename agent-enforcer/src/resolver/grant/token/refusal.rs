@@ -59,6 +59,14 @@ pub enum TokenRefusal {
     /// No such agent.
     #[error("agent {0:?} is not known here")]
     AgentUnknown(String),
+    /// No such instance of the agent.
+    #[error("instance {instance:?} of agent {agent:?} does not run here")]
+    InstanceUnknown {
+        /// The instance.
+        instance: String,
+        /// The agent.
+        agent: String,
+    },
     /// The issuer does not speak for the agent.
     #[error("issuer {issuer:?} does not speak for agent {agent:?}")]
     AgentNotAllowed {
@@ -139,6 +147,7 @@ impl TokenRefusal {
             Self::Lifetime { .. } => "token_lifetime",
             Self::Replayed(_) => "token_replayed",
             Self::AgentUnknown(_) => "token_agent_unknown",
+            Self::InstanceUnknown { .. } => "token_instance_unknown",
             Self::AgentNotAllowed { .. } => "token_agent_not_allowed",
             Self::ToolUnknown(_) => "token_tool_unknown",
             Self::ToolNotAllowed { .. } => "token_tool_not_allowed",
@@ -173,6 +182,9 @@ impl TokenRefusal {
             Self::Replayed(_) => "issue a new token with an id of its own",
             Self::AgentUnknown(_) => {
                 "name an agent of the policy, or the SPIFFE ID of its manifest"
+            }
+            Self::InstanceUnknown { .. } => {
+                "name a running instance, as `agent-enforcer agents` shows it"
             }
             Self::AgentNotAllowed { .. } => "add the agent to the issuer in the policy",
             Self::ToolUnknown(_) => "name a tool of the policy; see `agent-enforcer policy show`",

@@ -4,8 +4,12 @@
 //! locations that each lie within one approved tool; or the first thing in it that goes beyond the
 //! agent's approved set or the issuer's. A location is judged as its tool is, and narrows it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use agent_enforcer_common::destination::{Destination, PeerFamily};
 use serde::{Deserialize, Serialize};
 
 use super::{Detail, Issuer, Location, TokenRefusal, TokenWorld, ToolStanding};
@@ -98,6 +102,34 @@ fn check_tool(
 }
 
 impl Scope {
+    /// Whole tools, for whatever can be done with them.
+    pub fn of_tools(tools: impl IntoIterator<Item = Arc<str>>) -> Self {
+        let tools = tools.into_iter().map(|tool| (tool, Actions::ALL)).collect();
+        Self { tools, locations: Vec::new() }
+    }
+
+    /// The tools that it has something of, each once.
+    pub fn tool_names(&self) -> BTreeSet<&Arc<str>> {
+        let parts = self.locations.iter().map(|part| &part.tool);
+        self.tools.keys().chain(parts).collect()
+    }
+
+    /// Whether it permits the whole of a tool.
+    pub fn permits_whole(&self, tool: &str, action: Action) -> bool {
+        self.tools.get(tool).is_some_and(|actions| actions.include(action))
+    }
+
+    /// Whether it permits a destination of a tool, or to be called at an address of it.
+    pub fn permits(&self, tool: &str, destination: &Destination) -> bool {
+        let action = Action::on(destination);
+        let part = |part: &ScopedLocation| {
+            *part.tool == *tool
+                && part.actions.include(action)
+                && part.location.contains(destination)
+        };
+        self.permits_whole(tool, action) || self.locations.iter().any(part)
+    }
+
     /// Whether everything that the other permits is permitted here: by one part of this for each
     /// part of the other.
     pub fn covers(&self, other: &Self) -> bool {
@@ -118,7 +150,25 @@ impl Scope {
     }
 }
 
+impl Action {
+    /// What a call does that goes to a destination, or comes to an address of this host.
+    pub fn on(destination: &Destination) -> Self {
+        if destination.family() == PeerFamily::Listen as u8 { Self::Listen } else { Self::Connect }
+    }
+}
+
 impl Actions {
+    /// Every one.
+    pub const ALL: Self = Self { connect: true, listen: true };
+
+    /// Whether an action is among these.
+    pub const fn include(self, action: Action) -> bool {
+        match action {
+            Action::Connect => self.connect,
+            Action::Listen => self.listen,
+        }
+    }
+
     /// Whether the others are among these.
     pub const fn contain(self, others: Self) -> bool {
         (self.connect || !others.connect) && (self.listen || !others.listen)

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use agent_enforcer_common::id::InstanceId;
 use serde_json::{Value, json};
 
 use super::{
@@ -56,6 +57,10 @@ impl TokenWorld for World {
         } else {
             ToolStanding::NotApproved
         }
+    }
+
+    fn runs(&self, agent: &str, instance: InstanceId) -> bool {
+        agent == "coder" && instance.get() != 0xdead
     }
 
     fn tool_of(&self, location: &Location) -> Option<Arc<str>> {

@@ -90,6 +90,7 @@ fn each_refusal_of_content_has_its_word() {
         (set("aud", json!("host-8")), "token_wrong_audience"),
         (set("aud", json!(["host-1", "HOST-7"])), "token_wrong_audience"),
         (set("act", json!({ "sub": "stranger" })), "token_agent_unknown"),
+        (set("instance", json!("i-dead")), "token_instance_unknown"),
         (set("act", json!({ "sub": "spiffe://example.org/agent/other" })), "token_agent_unknown"),
         (set("jti", json!("t-0")), "token_replayed"),
         (set("manifest_sha256", json!("78".repeat(32))), "token_manifest_mismatch"),

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use agent_enforcer_common::id::InstanceId;
+
 use super::{Location, ParentGrant};
 use crate::decision::Sha256Digest;
 
@@ -9,6 +11,8 @@ use crate::decision::Sha256Digest;
 pub trait TokenWorld {
     /// The agent of a name of the policy, or of a SPIFFE ID of a manifest.
     fn agent(&self, actor: &str) -> Option<TokenAgent>;
+    /// Whether an instance of an agent runs.
+    fn runs(&self, agent: &str, instance: InstanceId) -> bool;
     /// How a tool stands to an agent.
     fn tool(&self, agent: &str, tool: &str) -> ToolStanding;
     /// The one tool that has every destination of a location. What the location leaves open is what

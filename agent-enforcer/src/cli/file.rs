@@ -1,4 +1,4 @@
-//! Files of manifests and keys: read up to a limit, written whole or not at all.
+//! Files of manifests, keys and tokens: read up to a limit, written whole or not at all.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Failure;
+use super::console::Failure;
 use crate::signing::random;
 
 /// Reads at most `limit` bytes.
@@ -68,4 +68,42 @@ fn beside(path: &Path) -> Result<PathBuf, Failure> {
 fn unwritable(path: &Path, error: &io::Error) -> Failure {
     let error = format!("{} can't be written: {error}", path.display());
     Failure::failed(error, "name a new file in a directory that this user may write")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_keeps_its_mode_and_its_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        symlink(&file, &link).unwrap();
+        replace(&link, b"new").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o640);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        // A directory can't be replaced: nothing is left behind.
+        fs::create_dir(dir.path().join("directory")).unwrap();
+        replace(&dir.path().join("directory"), b"new").unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_new_file_takes_the_place_of_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        create(&file, b"first").unwrap();
+        create(&file, b"second").unwrap_err();
+        assert_eq!(read(&file, 3).unwrap(), b"fir");
+        read(&dir.path().join("none"), 3).unwrap_err();
+    }
 }
