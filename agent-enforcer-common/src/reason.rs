@@ -49,6 +49,8 @@ reasons! {
     AllowedGrant = 2 => "allowed_grant", "nothing to do";
     /// The agent is in audit mode; the call went through although it would have been denied.
     Audited = 3 => "audited", "set `mode: enforce` once the audit events are as wished";
+    /// A policy permits the call without a grant.
+    AllowedPolicy = 5 => "allowed_policy", "nothing to do";
     /// The call waits for its decision.
     Stalled = 4 => "stalled", "see `agent-enforcer pending`, then `agent-enforcer grant issue`";
 
@@ -146,6 +148,8 @@ reasons! {
     GrantUnsigned = 73 => "grant_unsigned", "present a signed grant, or set `grants: {local: allow}` for the agent";
     /// The only grants that cover the tool are of an issuer whom the policy does not trust with it any more.
     GrantIssuerNotTrusted = 74 => "grant_issuer_not_trusted", "issue a grant by an issuer and key that the policy names for agent and tool";
+    /// A rule of the policy that has a say in the call can't be evaluated.
+    PolicyFailed = 75 => "policy_failed", "see the event's `policy_ids`, and correct that rule";
 
     /// The use of the tool needs an approver's yes.
     NeedsApproval = 80 => "needs_approval", "`agent-enforcer approve`, or take `approval: required` from the tool";

@@ -209,7 +209,9 @@ async fn answer(
         Ask::Policy(policy::PolicyVerb::Check { directory }) => {
             policy::check(&directory, offline, console)
         }
-        Ask::Policy(policy::PolicyVerb::Show) => policy::show(&connect().await?, console).await,
+        Ask::Policy(policy::PolicyVerb::Show { cedar }) => {
+            policy::show(cedar, &connect().await?, console).await
+        }
         Ask::Policy(policy::PolicyVerb::Reload) => policy::reload(&connect().await?, console).await,
         Ask::Grant(grant::GrantVerb::Issue(args)) => {
             grant::issue(args, &connect().await?, console).await

@@ -156,6 +156,9 @@ pub struct PolicyView {
     pub directory: PathBuf,
     /// The policy in its normal form, one document.
     pub yaml: String,
+    /// What decides, as Cedar: the text of each file, and of what the YAML says.
+    #[serde(skip)]
+    pub cedar: BTreeMap<String, String>,
 }
 
 /// See [`Control::grant_issue`].

@@ -176,6 +176,8 @@ pub struct CallDecision {
     pub audited_reason: Option<Reason>,
     /// What exactly was missing, where an agent was denied what no verdict covers.
     pub miss_reason: Option<Reason>,
+    /// The policies that decided, by their ids, where a policy is the reason.
+    pub policies: Vec<Arc<str>>,
     /// How many calls it stands for: the kernel side counts identical ones.
     pub count: u64,
     /// When the kernel saw the call, ns of `CLOCK_BOOTTIME`; of several, none was seen before.

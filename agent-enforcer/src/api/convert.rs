@@ -46,6 +46,13 @@ use crate::control::ControlError;
 /// Metadata key of an error that the daemon gave itself, as against one of the transport.
 const ERROR_KEY: &str = "agent-enforcer-error";
 
+/// Texts by their names, from one kind of map to the other.
+fn texts<T: FromIterator<(String, String)>>(
+    texts: impl IntoIterator<Item = (String, String)>,
+) -> T {
+    texts.into_iter().collect()
+}
+
 /// ns since the epoch; what does not fit (before 1678, after 2262) becomes the nearest that does.
 fn unix_ns(time: SystemTime) -> i64 {
     match time.duration_since(SystemTime::UNIX_EPOCH) {

@@ -58,6 +58,7 @@ struct Extension {
     outcome: Option<String>,
     reason: Option<String>,
     miss_reason: Option<String>,
+    policy_ids: Vec<String>,
     agent: Option<String>,
     instance: Option<String>,
     destination: Option<String>,
@@ -129,6 +130,7 @@ fn render(line: &str, style: Style) -> String {
         parts.extend(facts.tool.map(|tool| format!("({tool})")));
         parts.extend(facts.reason);
         parts.extend(facts.miss_reason.map(|missing| format!("({missing})")));
+        parts.extend((!facts.policy_ids.is_empty()).then(|| format!("by {}", facts.policy_ids.join(", "))));
         parts.extend(facts.grant);
         parts.extend(facts.principal.map(|principal| format!("for {principal}")));
     } else {

@@ -21,7 +21,11 @@ pub(super) enum PolicyVerb {
         directory: PathBuf,
     },
     /// Show the policy in force, as YAML in its normal form.
-    Show,
+    Show {
+        /// Show the Cedar policies that decide: of each `*.cedar` file, and what the YAML says as Cedar.
+        #[arg(long)]
+        cedar: bool,
+    },
     /// Make the daemon read its policy directory again; an invalid policy changes nothing.
     Reload,
 }
@@ -67,10 +71,24 @@ pub(super) fn check(
     Ok(exit)
 }
 
-pub(super) async fn show(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
+pub(super) async fn show(
+    cedar: bool,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
     let policy = client.policy_show().await?;
+    if cedar {
+        return console.show(&policy.cedar, |texts, _| {
+            // Comments, so that the output can be read as Cedar.
+            let of_file = |(file, text): (&String, &String)| {
+                let end = if text.ends_with('\n') { "" } else { "\n" };
+                line(&format!("// {file}")) + &printable_lines(text) + end
+            };
+            texts.iter().map(of_file).collect::<Vec<_>>().join("\n")
+        });
+    }
     console.show(&policy, |policy, _| {
-        let PolicyView { generation, directory, yaml } = policy;
+        let PolicyView { generation, directory, yaml, cedar: _ } = policy;
         // A comment, so that the output can be used as a policy file.
         let head =
             line(&format!("# generation {generation}, from {}", directory.to_string_lossy()));
@@ -82,7 +100,7 @@ pub(super) async fn show(client: &Client, console: &mut Console<'_>) -> Result<E
 pub(super) async fn reload(client: &Client, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let policy = client.policy_reload().await?;
     console.show(&policy, |policy, _| {
-        let PolicyView { generation, directory, yaml: _ } = policy;
+        let PolicyView { generation, directory, yaml: _, cedar: _ } = policy;
         let directory = directory.to_string_lossy();
         line(&format!("the policy of {directory} is in force since generation {generation}"))
     })

@@ -33,7 +33,10 @@ use crate::{
     decision::Outcome,
     resolver::{
         grant::GrantState,
-        policy::{Agent, Approval, ImageOperand, Mode, OnMiss, Question, Ruling, rule},
+        policy::{
+            Agent, Approval, ImageOperand, Mode, OnMiss, PolicyName, Question, Ruling,
+            determining_policies, rule,
+        },
     },
     verdicts::{Allowance, Extent, UNTIL_NEXT_GENERATION_NS},
 };
@@ -132,7 +135,8 @@ impl Engine {
     fn missing(&self, record: &CallRecord) -> Option<Reason> {
         let agent = self.policy.agent(self.agent_names.get(&record.process.agent)?)?;
         let via = self.tools_named_by(&record.process);
-        let question = self.question(agent, &record.process, &record.destination, &via);
+        let now_ns = self.clock.now_ns();
+        let question = self.question(agent, &record.process, &record.destination, &via, now_ns);
         match rule(&question) {
             Ruling::Deny { reason, .. } | Ruling::Wait { reason, .. } => Some(reason),
             Ruling::Allow { approval: Approval::Required, .. } => Some(Reason::NeedsApproval),
@@ -146,30 +150,49 @@ impl Engine {
         self.via.tools_of(facts, image.and_then(|image| image.process.sha256.as_ref()))
     }
 
-    /// Everything that has a say in a call, now.
+    /// The policies by which a call was decided when the kernel side saw it.
+    fn policies_of(&self, record: &CallRecord) -> Vec<PolicyName> {
+        let name = self.agent_names.get(&record.process.agent);
+        let Some(agent) = name.and_then(|name| self.policy.agent(name)) else { return Vec::new() };
+        let via = self.tools_named_by(&record.process);
+        let at_ns = record.header.time_ns;
+        determining_policies(&self.question(
+            agent,
+            &record.process,
+            &record.destination,
+            &via,
+            at_ns,
+        ))
+    }
+
+    /// Everything that has a say in a call, at a moment of `CLOCK_BOOTTIME`, ns.
     pub(super) fn question<'a>(
         &'a self,
         agent: &'a Agent,
         facts: &ProcessFacts,
         destination: &'a Destination,
         via: &'a [ToolId],
+        now_ns: u64,
     ) -> Question<'a> {
-        let outside = self.images.get(&facts.exec).and_then(|image| match image.standing {
+        let image = self.images.get(&facts.exec);
+        let outside = image.and_then(|image| match image.standing {
             ImageStanding::Limited(reason) => Some(reason),
             ImageStanding::Hashing
             | ImageStanding::Attested
             | ImageStanding::Refused(_)
             | ImageStanding::Unreadable(_) => None,
         });
+        let process = image.map(|image| &*image.process);
         Question {
             policy: &self.policy,
             agent,
             grants: &self.grants,
             instance: facts.instance,
-            image: ImageOperand { outside, via },
+            image: ImageOperand { outside, via, process },
             destination,
             tool: self.tool_at(destination),
-            now_ns: self.clock.now_ns(),
+            now_ns,
+            wall: self.clock.wall(now_ns),
         }
     }
 
@@ -212,7 +235,10 @@ impl Engine {
         };
         let now_ns = self.clock.now_ns();
         let via = self.tools_named_by(&record.process);
-        let ruling = rule(&self.question(agent, &record.process, &destination, &via));
+        let question = self.question(agent, &record.process, &destination, &via, now_ns);
+        // What the next minute may change is asked about again.
+        let lasting = !question.depends_on_time();
+        let ruling = rule(&question);
         let can_wait = record.flags & CALL_LIVE_FLOW == 0
             && agent.mode == Mode::Enforce
             && agent.on_miss == OnMiss::Stall
@@ -228,7 +254,7 @@ impl Engine {
                 }
             }
             Ruling::Deny { reason, tool } => {
-                Resolution::Deny { reason: agent.on_miss.denial(reason), tool, lasting: true }
+                Resolution::Deny { reason: agent.on_miss.denial(reason), tool, lasting }
             }
             Ruling::Wait { reason, tool } => {
                 if let Some(allowance) = self.given_allowance(agent, record, tool, now_ns) {
@@ -236,7 +262,7 @@ impl Engine {
                 }
                 if !can_wait {
                     let reason = agent.on_miss.denial(reason);
-                    return Resolution::Deny { reason, tool: Some(tool), lasting: true };
+                    return Resolution::Deny { reason, tool: Some(tool), lasting };
                 }
                 Resolution::Wait {
                     awaits: Awaits::Grant { reason, tool },
@@ -342,8 +368,15 @@ impl Engine {
             && subject.instance.is_none_or(|instance| instance == record.process.instance);
         let approved = agent.approves(tool.id) && agent.check_manifest(tool.id).is_ok();
         let permitted = grant.scope.permits(&tool.name, &record.destination);
-        (lives && same_subject && approved && permitted).then_some(Allowance {
-            expires_ns: grant.expires_ns,
+        if !(lives && same_subject && approved && permitted) {
+            return None;
+        }
+        let via = self.tools_named_by(&record.process);
+        let destination = &record.destination;
+        let question = self.question(agent, &record.process, destination, &via, now_ns);
+        let until_ns = question.permitted_until_ns(tool, grant)?;
+        Some(Allowance {
+            expires_ns: grant.expires_ns.min(until_ns),
             grant: grant.id,
             tool: tool.id,
             reason: Reason::AllowedGrant,

@@ -218,6 +218,13 @@ impl Engine {
             generation: self.verdicts.generation().get(),
             directory: self.policy_dir.clone(),
             yaml: self.policy.to_yaml(),
+            cedar: self
+                .policy
+                .cedar()
+                .texts()
+                .iter()
+                .map(|(file, text)| (file.to_string(), text.to_string()))
+                .collect(),
         }
     }
 }

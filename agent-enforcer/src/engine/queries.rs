@@ -316,7 +316,8 @@ impl Engine {
             }
         };
         let via = self.tools_named_by(facts);
-        let question = Question { tool, ..self.question(agent, facts, &peer, &via) };
+        let now_ns = self.clock.now_ns();
+        let question = Question { tool, ..self.question(agent, facts, &peer, &via, now_ns) };
         steps.extend(explain_rule(&question, &destination));
         let denied = |missing| ("denied", agent.on_miss.denial(missing), missing);
         let waits = match agent.on_miss {

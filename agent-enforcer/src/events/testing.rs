@@ -68,6 +68,7 @@ pub(super) fn call_of_pid(pid: u32) -> CallDecision {
         reason: Reason::GrantExpired,
         audited_reason: None,
         miss_reason: None,
+        policies: Vec::new(),
         count: 1,
         time_ns: 4_000_000_000,
         last_ns: 4_000_000_000,

@@ -1,12 +1,13 @@
 //! The policy in force: which agents there are, what recognises them, which tools they may use.
 //!
-//! In: a directory of YAML files, once, through [`Policy::load`]. Out: a validated [`Policy`] and
-//! what is derived from it: selector tables ([`SelectorPlan`]), one call's [`rule`], and the
+//! In: a directory of YAML and Cedar files, once, through [`Policy::load`]. Out: a validated [`Policy`] and
+//! what is derived from it: what Cedar decides ([`Cedar`]), selector tables ([`SelectorPlan`]), one call's [`rule`], and the
 //! prefix tables of the kernel side ([`compile`]). All of it is pure and synchronous: nothing
 //! here reads a clock, resolves a name or talks to the kernel.
 
 mod access_check;
 mod agent_check;
+mod cedar;
 mod compile;
 mod coverage;
 mod directory;
@@ -48,6 +49,8 @@ use ipnet::IpNet;
 use super::grant::token::Location;
 use access_check::CheckedAccess;
 use agent_check::CheckedAgents;
+use cedar::Access;
+pub use cedar::{Cedar, PolicyName};
 pub use compile::{Compiled, ScopedPrefix, compile};
 use coverage::{AddressIndex, EndpointIndex, Prefix};
 pub use endpoint::{Endpoint, EndpointProblem, family_word};
@@ -56,7 +59,7 @@ pub use listen::ListenRange;
 pub use manifests::AgentManifest;
 pub use place::Place;
 pub use plan::{PlannedTerm, SelectorPlan};
-pub use rule::{ImageOperand, Question, Ruling, explain_rule, rule};
+pub use rule::{ImageOperand, Question, Ruling, determining_policies, explain_rule, rule};
 pub use schema::json_schema;
 pub use selector::{CgroupSelector, Term};
 pub use trust::{Signer, Trust};
@@ -79,6 +82,7 @@ pub struct Policy {
     addresses: AddressIndex,
     listeners: AddressIndex,
     endpoints: EndpointIndex,
+    cedar: Cedar,
 }
 
 /// A named set of destinations. No destination belongs to two tools.
@@ -243,7 +247,8 @@ pub enum Mode {
 }
 
 impl Policy {
-    /// Reads, checks and merges every `*.yaml` and `*.yml` of a directory, and every manifest (`*.json`).
+    /// Reads, checks and merges every `*.yaml`, `*.yml` and `*.cedar` of a directory, and every manifest
+    /// (`*.json`).
     /// On error: everything that is wrong in all of the files, not just the first of it. No manifest
     /// counts yet, see [`Self::admit_manifests`].
     pub fn load(dir: &Path) -> Result<Self, PolicyErrors> {
@@ -259,11 +264,20 @@ impl Policy {
         if !errors.is_empty() {
             return Err(PolicyErrors::new(errors));
         }
-        Ok(Self::assemble(tools.tools, agents, access, trust))
+        match Cedar::check(&tools.tools, &agents, &sources.cedar, &mut errors) {
+            Some(cedar) => Ok(Self::assemble(tools.tools, agents, access, trust, cedar)),
+            None => Err(PolicyErrors::new(errors)),
+        }
     }
 
     /// Indexes checked tools and agents. The ids of `tools` are their positions plus one.
-    fn assemble(tools: Vec<Tool>, agents: Vec<Agent>, access: CheckedAccess, trust: Trust) -> Self {
+    fn assemble(
+        tools: Vec<Tool>,
+        agents: Vec<Agent>,
+        access: CheckedAccess,
+        trust: Trust,
+        cedar: Cedar,
+    ) -> Self {
         let positions = |names: Vec<&Arc<str>>| -> HashMap<Arc<str>, usize> {
             names.into_iter().enumerate().map(|(at, name)| (Arc::clone(name), at)).collect()
         };
@@ -284,7 +298,13 @@ impl Policy {
             addresses,
             listeners,
             endpoints,
+            cedar,
         }
+    }
+
+    /// What decides, as Cedar.
+    pub const fn cedar(&self) -> &Cedar {
+        &self.cedar
     }
 
     /// Every tool, in the order of its id.
@@ -363,7 +383,13 @@ impl Policy {
     /// Whether an agent has tools about which more than agent, destination and grants decides.
     pub fn must_ask_for_some(&self, agent: &Agent) -> bool {
         let mut tools = agent.tools.iter().filter_map(|id| self.tool(*id));
-        tools.any(Tool::must_be_asked_for)
+        tools.any(|tool| {
+            let depends = |action| match self.cedar.access(agent, tool.id, action) {
+                Some(Access::Conditional(_)) => true,
+                Some(Access::Never(_) | Access::Standing | Access::WithGrant) | None => false,
+            };
+            tool.must_be_asked_for() || cedar::Action::ALL.into_iter().any(depends)
+        })
     }
 
     /// The tool that names an endpoint.
@@ -407,6 +433,7 @@ impl PartialEq for Policy {
             && self.principals == other.principals
             && self.approvals == other.approvals
             && self.trust == other.trust
+            && self.cedar == other.cedar
     }
 }
 

@@ -241,6 +241,13 @@ impl Engine {
         };
         let on_miss = audited_reason.unwrap_or(reason) == Reason::DeniedOnMiss;
         let miss_reason = if on_miss { self.missing(record) } else { None };
+        let telling = miss_reason.or(audited_reason).unwrap_or(reason);
+        let policies = match telling {
+            Reason::PolicyForbids | Reason::PolicyFailed | Reason::AllowedPolicy => {
+                self.policies_of(record)
+            }
+            _ => Vec::new(),
+        };
         let process = self.process_of(&record.process);
         let agent = self.agent_names.get(&record.process.agent).cloned();
         let agent = agent.unwrap_or_else(|| Arc::from(""));
@@ -256,6 +263,7 @@ impl Engine {
             reason,
             audited_reason,
             miss_reason,
+            policies,
             count: 1,
             time_ns: record.header.time_ns,
             last_ns: record.header.time_ns,

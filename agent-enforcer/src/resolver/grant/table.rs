@@ -179,6 +179,23 @@ impl GrantTable {
             .map_or(GrantMatch::None, |(grant, state)| GrantMatch::Best(grant, state))
     }
 
+    /// All those that are live, in the order in which [`Self::best`] prefers them.
+    pub fn live(
+        &self,
+        agent: &str,
+        instance: InstanceId,
+        tool: &str,
+        standing: impl Fn(&Grant) -> Option<GrantState>,
+    ) -> Vec<&Grant> {
+        let mut live: Vec<&Grant> = self
+            .of_tool(agent, tool)
+            .filter(|grant| grant.subject.instance.is_none_or(|only| only == instance))
+            .filter(|grant| standing(grant) == Some(GrantState::Live))
+            .collect();
+        live.sort_by_key(|grant| std::cmp::Reverse(rank(grant, GrantState::Live)));
+        live
+    }
+
     /// Every grant of an agent (or of an instance of it) for a tool.
     pub(in crate::resolver) fn of_tool(
         &self,

@@ -8,7 +8,7 @@
 //! Never in a table: counted grants (each use is asked for), grants that begin later or are for a part
 //! of a tool, unix sockets,
 //! whose numbers the kernel side gives out as they are called, and tools for which it matters what
-//! program calls or what a person says.
+//! program calls or what a person says, and what the policies say of single calls (see [`Access`]).
 
 use std::{
     cmp::Reverse,
@@ -23,7 +23,7 @@ use agent_enforcer_common::{
 };
 
 use super::{
-    Agent, Endpoint, Policy, PortRange, Tool,
+    Access, Agent, Endpoint, Policy, PortRange, Tool, cedar,
     coverage::{BARRIERS, Prefix},
 };
 use crate::resolver::grant::{Grant, GrantState, GrantTable, token::Action};
@@ -111,10 +111,18 @@ fn entitlements<'a>(
     for tool in approved.filter(|tool| !tool.must_be_asked_for()) {
         for action in [Action::Connect, Action::Listen] {
             let ports = &*tool.ports;
-            if agent.stands(tool.id) {
-                let (grant, expires_ns) = (GrantId::NONE, NEVER_NS);
-                of_agent.push(Entitlement { tool, action, ports, grant, expires_ns });
-                continue;
+            let asked = match action {
+                Action::Connect => cedar::Action::Connect,
+                Action::Listen => cedar::Action::Listen,
+            };
+            match policy.cedar().access(agent, tool.id, asked) {
+                None | Some(Access::Never(_) | Access::Conditional(_)) => continue,
+                Some(Access::Standing) => {
+                    let (grant, expires_ns) = (GrantId::NONE, NEVER_NS);
+                    of_agent.push(Entitlement { tool, action, ports, grant, expires_ns });
+                    continue;
+                }
+                Some(Access::WithGrant) => {}
             }
             let entitled = |grant: &Grant| {
                 let expires_ns = grant.expires_ns;

@@ -1,8 +1,9 @@
-//! From a directory to decoded policy files and manifests.
+//! From a directory to decoded policy files, Cedar policies and manifests.
 //!
 //! In: a path. Out: the files as written, in the order of their names, and what is wrong with the
-//! others: `*.yaml` and `*.yml` are policies, `*.json` are agent manifests. Sizes are checked before anything is read, kinds before anything is opened: a pipe, a
-//! device or a file of 100 MB costs nothing. Never follows the directory downwards.
+//! others: `*.yaml` and `*.yml` are policies, `*.cedar` are permits and forbids beside them, `*.json` are
+//! agent manifests. Sizes are checked before anything is read, kinds before anything is opened: a
+//! pipe, a device or a file of 100 MB costs nothing. Never follows the directory downwards.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -35,6 +36,15 @@ pub(super) struct Source {
     pub(super) document: Document,
 }
 
+/// A file of Cedar policies as written.
+#[derive(Debug)]
+pub(super) struct CedarFile {
+    /// Its path, as messages show it.
+    pub(super) file: Arc<str>,
+    /// Its content.
+    pub(super) text: Arc<str>,
+}
+
 /// An agent manifest as written.
 #[derive(Debug)]
 pub(super) struct ManifestFile {
@@ -48,6 +58,7 @@ pub(super) struct ManifestFile {
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     pub(super) policies: Vec<Source>,
+    pub(super) cedar: Vec<CedarFile>,
     pub(super) manifests: Vec<ManifestFile>,
 }
 
@@ -55,6 +66,7 @@ pub(super) struct Sources {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Policy,
+    Cedar,
     Manifest,
 }
 
@@ -81,6 +93,8 @@ pub(super) fn read(dir: &Path) -> Result<(Sources, Vec<PolicyError>), PolicyErro
     for (path, kind) in files {
         let read = match kind {
             Kind::Policy => decode(&path).map(|source| sources.policies.push(source)),
+            Kind::Cedar => read_text(&path)
+                .map(|(file, text)| sources.cedar.push(CedarFile { file, text: text.into() })),
             Kind::Manifest => decode_manifest(&path).map(|file| sources.manifests.push(file)),
         };
         errors.extend(read.err());
@@ -117,6 +131,7 @@ fn kind(path: &Path) -> Option<Kind> {
     }
     match path.extension()?.as_encoded_bytes() {
         b"yaml" | b"yml" => Some(Kind::Policy),
+        b"cedar" => Some(Kind::Cedar),
         b"json" => Some(Kind::Manifest),
         _ => None,
     }
@@ -138,18 +153,25 @@ fn check_metadata(metadata: &Metadata) -> Result<u64, Problem> {
 }
 
 fn decode(path: &Path) -> Result<Source, PolicyError> {
+    let (file, text) = read_text(path)?;
+    let document = document::decode(&text, &file)?;
+    Ok(Source { file, document })
+}
+
+/// Its path as messages show it, and its content.
+fn read_text(path: &Path) -> Result<(Arc<str>, String), PolicyError> {
     let in_whole = |problem| PolicyError::new(Place::whole(path), problem);
     let bytes = read_bytes(path).map_err(in_whole)?;
     if bytes.starts_with(BYTE_ORDER_MARK) {
         return Err(in_whole(Problem::ByteOrderMark));
     }
     let file = quote_path(path);
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        let (line, column) = position(bytes.get(..error.valid_up_to()).unwrap_or_default());
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let (line, column) = position(error.as_bytes().get(..valid).unwrap_or_default());
         PolicyError::new(Place::at(&file, line, column), Problem::NotUtf8)
     })?;
-    let document = document::decode(text, &file)?;
-    Ok(Source { file, document })
+    Ok((file, text))
 }
 
 fn decode_manifest(path: &Path) -> Result<ManifestFile, PolicyError> {
@@ -176,7 +198,7 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, Problem> {
 }
 
 /// Line and column (in characters, from 1) of what follows `before`, which is valid UTF-8.
-fn position(before: &[u8]) -> (u32, u32) {
+pub(super) fn position(before: &[u8]) -> (u32, u32) {
     let text = String::from_utf8_lossy(before);
     let line = text.matches('\n').count() + 1;
     let column = text.rsplit('\n').next().unwrap_or_default().chars().count() + 1;

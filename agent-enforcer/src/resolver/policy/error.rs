@@ -314,6 +314,30 @@ pub enum Problem {
         /// What is wrong.
         error: SpiffeIdError,
     },
+    /// Not Cedar.
+    #[error("{0}; correct the Cedar here, docs/policy.md shows the form")]
+    CedarSyntax(String),
+    /// A template.
+    #[error("this is a template; write the agent or tool instead of the slot")]
+    CedarTemplate,
+    /// A policy that is wrong by the schema.
+    #[error("{0}; correct it by the schema in docs/policy.md")]
+    CedarInvalid(String),
+    /// A policy without a name.
+    #[error("the policy has no `@id(\"...\")`; add one, events name it")]
+    CedarNoId,
+    /// An id of those that are rendered.
+    #[error("id {0} is one of those that stand for the YAML; choose another")]
+    CedarReservedId(String),
+    /// An annotation that does not exist.
+    #[error("annotation {0} is not known; use `@id`, `@reason` and `@approval`")]
+    CedarAnnotation(String),
+    /// A forbid that asks for approval.
+    #[error("a forbid needs nobody's approval; remove `@approval`, or make it a permit")]
+    CedarApprovalOfForbid,
+    /// What this program gives Cedar itself is refused.
+    #[error("the daemon's own schema is refused by Cedar; report this with the policy")]
+    CedarSchema,
     /// Keys that are no set.
     #[error(transparent)]
     Keys(#[from] KeySetError),

@@ -24,6 +24,11 @@ impl Place {
         Self { file: quote_path(path), position: None }
     }
 
+    /// What was rendered from the files; nothing in it is anybody's mistake but this program's.
+    pub(super) fn rendered() -> Self {
+        Self { file: "policy".into(), position: None }
+    }
+
     /// A location in a file.
     pub(super) fn in_file(file: &Arc<str>, at: Location) -> Self {
         let short = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);

@@ -2,10 +2,13 @@
 //!
 //! Questions, in order: does the agent's manifest count, does the destination belong to a tool (see
 //! [`Policy::tool_at`]), is it in the agent's approved set and named by the manifest, may this
-//! executable use it, does it stand without a grant, which grant speaks for it, and may what it permits
-//! be done for its principal? The caller can't forge the answers: the
-//! destination is the kernel's canonical copy, agent, instance and executable are the kernel's tag,
-//! tools and grants are the operator's, and the clock is the kernel's.
+//! executable use it, what do the policies say of it (see [`Access`]: often the same of every call),
+//! which grant speaks for it, and may what it permits be done for its principal? Where the policies'
+//! answer depends on the call, they are asked without a grant first, then with each live one. The
+//! caller can't forge the answers: the destination is the kernel's canonical copy, agent, instance and
+//! executable are the kernel's tag, tools and grants are the operator's, and so are the clocks.
+
+use std::time::SystemTime;
 
 use agent_enforcer_common::{
     NEVER_NS,
@@ -14,10 +17,13 @@ use agent_enforcer_common::{
     reason::Reason,
 };
 
-use super::{Agent, AgentManifest, Approval, LocalGrants, Policy, Tool};
+use super::{
+    Access, Agent, AgentManifest, Approval, LocalGrants, Policy, PolicyName, Tool,
+    cedar::{Action, Answer, Facts, Slice, minute_left_ns},
+};
 use crate::{
     control::ExplainStep,
-    decision::grant_name,
+    decision::{Process, grant_name},
     resolver::grant::{Grant, GrantMatch, GrantState, GrantTable, TokenOrigin},
     signing::KeyId,
 };
@@ -33,7 +39,7 @@ pub enum Ruling {
         grant: Option<GrantId>,
         /// Until when, ns of `CLOCK_BOOTTIME`; `NEVER_NS` for a standing tool.
         expires_ns: u64,
-        /// `AllowedStanding` or `AllowedGrant`.
+        /// `AllowedStanding`, `AllowedPolicy` or `AllowedGrant`.
         reason: Reason,
         /// The grant has a use count: one use is spent by this call, and by each that follows.
         counted: bool,
@@ -75,6 +81,8 @@ pub struct Question<'a> {
     pub tool: Option<&'a Tool>,
     /// When, ns of `CLOCK_BOOTTIME`.
     pub now_ns: u64,
+    /// The same by the wall clock.
+    pub wall: SystemTime,
 }
 
 /// What a program image has to do with the decision.
@@ -84,6 +92,8 @@ pub struct ImageOperand<'a> {
     pub outside: Option<Reason>,
     /// The tools whose `via` names its executable.
     pub via: &'a [ToolId],
+    /// What is attested of it; `None` where nothing is known.
+    pub process: Option<&'a Process>,
 }
 
 /// How far the questions went.
@@ -94,8 +104,26 @@ enum Findings<'a> {
     NotInManifest(&'a Tool),
     NotItsSoftware(&'a Tool, Reason),
     NotVia(&'a Tool),
+    /// These policies forbid it.
+    Forbidden(&'a Tool, Vec<PolicyName>),
+    /// These policies can't be evaluated.
+    Failed(&'a Tool, Vec<PolicyName>),
     Standing(&'a Tool),
+    /// These policies permit this call.
+    Permitted(&'a Tool, Permit<'a>),
     Grants(&'a Tool, GrantMatch<'a>),
+}
+
+/// What policies say of one call.
+struct Permit<'a> {
+    policies: Vec<PolicyName>,
+    /// The grant that they were asked with.
+    grant: Option<&'a Grant>,
+    /// `AllowedStanding` or `AllowedPolicy` without a grant, `AllowedGrant`.
+    reason: Reason,
+    approval: Approval,
+    /// Until when, ns of `CLOCK_BOOTTIME`.
+    until_ns: u64,
 }
 
 /// Decides a call.
@@ -108,8 +136,25 @@ pub fn explain_rule(question: &Question<'_>, destination: &str) -> Vec<ExplainSt
     examine(question).steps(question, destination)
 }
 
+/// The policies that determined a ruling, where it was for them to decide.
+pub fn determining_policies(question: &Question<'_>) -> Vec<PolicyName> {
+    match examine(question) {
+        Findings::Forbidden(_, policies)
+        | Findings::Failed(_, policies)
+        | Findings::Permitted(_, Permit { policies, .. }) => policies,
+        Findings::NoManifest(_)
+        | Findings::NoTool
+        | Findings::NotApproved(_)
+        | Findings::NotInManifest(_)
+        | Findings::NotItsSoftware(..)
+        | Findings::NotVia(_)
+        | Findings::Standing(_)
+        | Findings::Grants(..) => Vec::new(),
+    }
+}
+
 fn examine<'a>(question: &Question<'a>) -> Findings<'a> {
-    let Question { policy, agent, grants, instance, image, destination, tool, now_ns } = *question;
+    let Question { agent, image, tool, .. } = *question;
     if let Some(Err(reason)) = agent.manifest.as_ref().map(AgentManifest::standing) {
         return Findings::NoManifest(reason);
     }
@@ -129,17 +174,145 @@ fn examine<'a>(question: &Question<'a>) -> Findings<'a> {
     {
         return Findings::NotItsSoftware(tool, reason);
     }
-    if agent.stands(tool.id) {
-        return Findings::Standing(tool);
+    match question.access(tool) {
+        None => Findings::NotApproved(tool),
+        Some(Access::Never(policies)) => Findings::Forbidden(tool, policies.to_vec()),
+        Some(Access::Standing) => Findings::Standing(tool),
+        Some(Access::WithGrant) => Findings::Grants(tool, question.best_grant(tool)),
+        Some(Access::Conditional(slice)) => question.ask(tool, slice),
     }
-    // Who is called counts no uses: the caller decides how often.
-    let called = destination.family() == PeerFamily::Listen as u8;
-    let standing = |grant: &Grant| {
-        let permits = grant.scope.permits(&tool.name, destination);
+}
+
+impl<'a> Question<'a> {
+    /// Whether what is decided can change with the minute.
+    pub fn depends_on_time(&self) -> bool {
+        match self.tool.and_then(|tool| self.access(tool)) {
+            Some(Access::Conditional(slice)) => slice.reads_time(),
+            Some(Access::Never(_) | Access::Standing | Access::WithGrant) | None => false,
+        }
+    }
+
+    /// Until when the policies let a call go ahead under this very grant, ns of `CLOCK_BOOTTIME`; `None`
+    /// where they don't.
+    pub fn permitted_until_ns(&self, tool: &Tool, grant: &Grant) -> Option<u64> {
+        match self.access(tool)? {
+            Access::Never(_) => None,
+            Access::Standing | Access::WithGrant => Some(NEVER_NS),
+            Access::Conditional(slice) => {
+                let facts = self.facts(tool);
+                match slice.ask(slice.parties(&facts).as_ref(), &facts, Some(grant)) {
+                    Answer::Allow { .. } => Some(self.until_ns(slice)),
+                    Answer::Forbid { .. } | Answer::Nothing | Answer::Failed(_) => None,
+                }
+            }
+        }
+    }
+
+    fn access(&self, tool: &Tool) -> Option<&'a Access> {
+        self.policy.cedar().access(self.agent, tool.id, Action::of(self.destination))
+    }
+
+    fn best_grant(&self, tool: &Tool) -> GrantMatch<'a> {
+        let standing = |grant: &Grant| self.standing(tool, grant);
+        self.grants.best(&self.agent.name, self.instance, &tool.name, standing)
+    }
+
+    /// How a grant stands; `None` where it has nothing to do with the call.
+    fn standing(&self, tool: &Tool, grant: &Grant) -> Option<GrantState> {
+        // Who is called counts no uses: the caller decides how often.
+        let called = self.destination.family() == PeerFamily::Listen as u8;
+        let permits = grant.scope.permits(&tool.name, self.destination);
         (permits && (!called || !grant.is_counted()))
-            .then(|| policy.standing_of(grants, grant, tool, now_ns))
-    };
-    Findings::Grants(tool, grants.best(&agent.name, instance, &tool.name, standing))
+            .then(|| self.policy.standing_of(self.grants, grant, tool, self.now_ns))
+    }
+
+    /// What policies say whose answer depends on the call.
+    fn ask(&self, tool: &'a Tool, slice: &Slice) -> Findings<'a> {
+        let facts = self.facts(tool);
+        let parties = slice.parties(&facts);
+        let mut agreed = None;
+        match slice.ask(parties.as_ref(), &facts, None) {
+            Answer::Allow { policies, approval } => {
+                let stands = self.agent.stands(tool.id);
+                let reason = if stands { Reason::AllowedStanding } else { Reason::AllowedPolicy };
+                let permit = self.permit(tool, slice, policies, approval, None, reason);
+                if permit.approval == Approval::None {
+                    return Findings::Permitted(tool, permit);
+                }
+                agreed = Some(permit);
+            }
+            Answer::Forbid { policies, whatever_granted: true } => {
+                return Findings::Forbidden(tool, policies);
+            }
+            Answer::Failed(policies) => return Findings::Failed(tool, policies),
+            Answer::Forbid { whatever_granted: false, .. } | Answer::Nothing => {}
+        }
+        let standing = |grant: &Grant| self.standing(tool, grant);
+        let mut refused = None;
+        for grant in self.grants.live(&self.agent.name, self.instance, &tool.name, standing) {
+            match slice.ask(parties.as_ref(), &facts, Some(grant)) {
+                Answer::Allow { policies, approval } => {
+                    let reason = Reason::AllowedGrant;
+                    let permit = self.permit(tool, slice, policies, approval, Some(grant), reason);
+                    if permit.approval == Approval::None {
+                        return Findings::Permitted(tool, permit);
+                    }
+                    agreed = agreed.or(Some(permit));
+                }
+                Answer::Forbid { policies, .. } => {
+                    refused = refused.or(Some(Findings::Forbidden(tool, policies)));
+                }
+                Answer::Failed(policies) => return Findings::Failed(tool, policies),
+                Answer::Nothing => {}
+            }
+        }
+        match (agreed, refused) {
+            (Some(permit), _) => Findings::Permitted(tool, permit),
+            (None, Some(refused)) => refused,
+            (None, None) => Findings::Grants(tool, self.best_grant(tool)),
+        }
+    }
+
+    fn permit(
+        &self,
+        tool: &Tool,
+        slice: &Slice,
+        policies: Vec<PolicyName>,
+        approval: bool,
+        grant: Option<&'a Grant>,
+        reason: Reason,
+    ) -> Permit<'a> {
+        let until_ns = grant.map_or(NEVER_NS, |grant| grant.expires_ns).min(self.until_ns(slice));
+        let approval = if approval { Approval::Required } else { tool.approval };
+        Permit { policies, grant, reason, approval, until_ns }
+    }
+
+    /// Until when the facts hold that the policies read, ns of `CLOCK_BOOTTIME`. Whatever else they read
+    /// stays as it is as long as the program image and the generation do.
+    fn until_ns(&self, slice: &Slice) -> u64 {
+        if slice.reads_time() {
+            self.now_ns.saturating_add(minute_left_ns(self.wall))
+        } else {
+            NEVER_NS
+        }
+    }
+
+    fn facts(&self, tool: &'a Tool) -> Facts<'a> {
+        let attestation = match (self.image.outside, &self.agent.manifest) {
+            (Some(_), _) => 1,
+            (None, None) => 2,
+            (None, Some(_)) => 3,
+        };
+        Facts {
+            agent: &self.agent.name,
+            instance: self.instance,
+            process: self.image.process,
+            attestation,
+            tool: &tool.name,
+            destination: self.destination,
+            wall: self.wall,
+        }
+    }
 }
 
 impl Policy {
@@ -205,6 +378,16 @@ impl Findings<'_> {
             Self::NotInManifest(tool) => deny(Reason::ToolNotInManifest, tool),
             Self::NotItsSoftware(tool, reason) => deny(*reason, tool),
             Self::NotVia(tool) => deny(Reason::NotVia, tool),
+            Self::Forbidden(tool, _) => deny(Reason::PolicyForbids, tool),
+            Self::Failed(tool, _) => deny(Reason::PolicyFailed, tool),
+            Self::Permitted(tool, permit) => Ruling::Allow {
+                tool: tool.id,
+                grant: permit.grant.map(|grant| grant.id),
+                expires_ns: permit.until_ns,
+                reason: permit.reason,
+                counted: permit.grant.is_some_and(Grant::is_counted),
+                approval: permit.approval,
+            },
             Self::Standing(tool) => Ruling::Allow {
                 tool: tool.id,
                 grant: None,
@@ -244,7 +427,10 @@ impl Findings<'_> {
             | Self::NotInManifest(tool)
             | Self::NotItsSoftware(tool, _)
             | Self::NotVia(tool)
+            | Self::Forbidden(tool, _)
+            | Self::Failed(tool, _)
             | Self::Standing(tool)
+            | Self::Permitted(tool, _)
             | Self::Grants(tool, _) => tool,
         };
         let approves = !matches!(self, Self::NotApproved(_));
@@ -270,14 +456,32 @@ impl Findings<'_> {
             | Self::NotInManifest(_)
             | Self::NotItsSoftware(..)
             | Self::NotVia(_) => {}
+            Self::Forbidden(_, policies) => {
+                steps.push(step("policy", format!("{} forbid it", listed(policies)), false));
+            }
+            Self::Failed(_, policies) => {
+                let found = format!("{} can't be evaluated", listed(policies));
+                steps.push(step("policy", found, false));
+            }
             Self::Standing(tool) => {
                 let found = format!("tool `{}` is standing: it needs no grant", tool.name);
                 steps.push(step("grant", found, true));
+            }
+            Self::Permitted(tool, Permit { policies, grant, .. }) => {
+                steps.push(step("policy", format!("{} permit it", listed(policies)), true));
+                let found = grant.map(|grant| GrantMatch::Best(grant, GrantState::Live));
+                steps.extend(found.map(|found| grant_step(tool, found, now_ns)));
             }
             Self::Grants(tool, found) => steps.push(grant_step(tool, *found, now_ns)),
         }
         steps
     }
+}
+
+/// Policies by their ids.
+fn listed(policies: &[PolicyName]) -> String {
+    let names: Vec<_> = policies.iter().map(|name| format!("`{name}`")).collect();
+    format!("policies {}", names.join(", "))
 }
 
 /// What the agent's manifest is, and whether it counts.

@@ -115,6 +115,9 @@ pub(in crate::events::schema) struct CallExtension<'a> {
     pub(super) reason: &'static str,
     pub(super) audited_reason: Option<&'static str>,
     pub(super) miss_reason: Option<&'static str>,
+    /// The policies that decided.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) policy_ids: &'a [std::sync::Arc<str>],
     pub(super) remedy: &'static str,
     pub(super) generation: u64,
     pub(super) hook: &'static str,

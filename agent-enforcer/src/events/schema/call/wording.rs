@@ -68,6 +68,7 @@ const fn severity_of_denial(reason: Reason) -> Severity {
         Reason::None
         | Reason::AllowedStanding
         | Reason::AllowedGrant
+        | Reason::AllowedPolicy
         | Reason::Audited
         | Reason::CallerGone
         | Reason::Stalled => Severity::Informational,
@@ -106,6 +107,7 @@ const fn severity_of_denial(reason: Reason) -> Severity {
         | Reason::DaemonDown
         | Reason::RingFull
         | Reason::ProcessTableFull
+        | Reason::PolicyFailed
         | Reason::TagFailed
         | Reason::Internal
         | Reason::Guarded
