@@ -214,6 +214,10 @@ pub struct Engine {
     next_compile_ns: u64,
     next_peers_ns: u64,
     bad_records: u64,
+    /// Calls denied because a policy could not be evaluated.
+    policy_failures: u64,
+    /// When the policies' time is another, ns of `CLOCK_BOOTTIME`.
+    next_minute_ns: u64,
     lost: [u64; LOST.len()],
     ended: HashMap<GrantId, crate::resolver::grant::GrantState>,
 }
@@ -363,6 +367,7 @@ impl Engine {
             if now_ns >= self.next_compile_ns {
                 self.recompile();
             }
+            self.note_minute(now_ns);
         }
         if now_ns >= self.next_survey_ns {
             self.next_survey_ns = now_ns + nanoseconds(SURVEY);

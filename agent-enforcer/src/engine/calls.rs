@@ -254,6 +254,7 @@ impl Engine {
                 }
             }
             Ruling::Deny { reason, tool } => {
+                self.policy_failures += u64::from(reason == Reason::PolicyFailed);
                 Resolution::Deny { reason: agent.on_miss.denial(reason), tool, lasting }
             }
             Ruling::Wait { reason, tool } => {

@@ -59,6 +59,7 @@ impl Engine {
             .map(|(counter, name)| ((*name).to_owned(), self.counter(*counter)))
             .collect();
         counters.insert("bad_records".to_owned(), self.bad_records);
+        counters.insert("policy_failures".to_owned(), self.policy_failures);
         counters.extend(self.events.counters().into_iter().map(|(name, n)| (name.to_owned(), n)));
         let live = |state| state == GrantState::Live;
         Status {
@@ -93,7 +94,13 @@ impl Engine {
                     .to_owned(),
             );
         }
-        for name in ["cgroup_table_full", "bad_records", "events_lost_disk", "events_lost_queue"] {
+        for name in [
+            "cgroup_table_full",
+            "bad_records",
+            "events_lost_disk",
+            "events_lost_queue",
+            "policy_failures",
+        ] {
             if let Some(count) = counters.get(name).filter(|count| **count > 0) {
                 problems.push(format!("counter `{name}` is {count}: see the daemon's log"));
             }

@@ -197,6 +197,8 @@ impl Engine {
             next_compile_ns: 0,
             next_peers_ns: 0,
             bad_records: 0,
+            policy_failures: 0,
+            next_minute_ns: 0,
             lost: [0; LOST.len()],
             ended: HashMap::new(),
         };

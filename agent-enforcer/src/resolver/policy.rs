@@ -46,11 +46,11 @@ use agent_enforcer_common::{
 };
 use ipnet::IpNet;
 
-use super::grant::token::Location;
+use super::grant::token::{Action, Location};
 use access_check::CheckedAccess;
 use agent_check::CheckedAgents;
 use cedar::Access;
-pub use cedar::{Cedar, PolicyName};
+pub use cedar::{Cedar, PolicyName, minute_left_ns};
 pub use compile::{Compiled, ScopedPrefix, compile};
 use coverage::{AddressIndex, EndpointIndex, Prefix};
 pub use endpoint::{Endpoint, EndpointProblem, family_word};
@@ -388,7 +388,7 @@ impl Policy {
                 Some(Access::Conditional(_)) => true,
                 Some(Access::Never(_) | Access::Standing | Access::WithGrant) | None => false,
             };
-            tool.must_be_asked_for() || cedar::Action::ALL.into_iter().any(depends)
+            tool.must_be_asked_for() || [Action::Connect, Action::Listen].into_iter().any(depends)
         })
     }
 

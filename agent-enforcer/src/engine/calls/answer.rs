@@ -242,12 +242,9 @@ impl Engine {
         let on_miss = audited_reason.unwrap_or(reason) == Reason::DeniedOnMiss;
         let miss_reason = if on_miss { self.missing(record) } else { None };
         let telling = miss_reason.or(audited_reason).unwrap_or(reason);
-        let policies = match telling {
-            Reason::PolicyForbids | Reason::PolicyFailed | Reason::AllowedPolicy => {
-                self.policies_of(record)
-            }
-            _ => Vec::new(),
-        };
+        let by_policy =
+            [Reason::PolicyForbids, Reason::PolicyFailed, Reason::AllowedPolicy].contains(&telling);
+        let policies = if by_policy { self.policies_of(record) } else { Vec::new() };
         let process = self.process_of(&record.process);
         let agent = self.agent_names.get(&record.process.agent).cloned();
         let agent = agent.unwrap_or_else(|| Arc::from(""));

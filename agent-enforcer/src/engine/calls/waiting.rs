@@ -19,6 +19,7 @@ use crate::{
         Engine, nanoseconds,
         pending::{Awaits, Full, Group, GroupKey, WaitingCall},
     },
+    resolver::policy::minute_left_ns,
     verdicts::Extent,
 };
 
@@ -102,6 +103,19 @@ impl Engine {
         for (record, hook) in calls {
             self.report_stalled(&record, hook, tool);
         }
+    }
+
+    /// Decides waiting calls again when the time that policies read has become another.
+    pub(in crate::engine) fn note_minute(&mut self, now_ns: u64) {
+        if now_ns < self.next_minute_ns || !self.policy.cedar().reads_time() {
+            return;
+        }
+        let left_ns = minute_left_ns(self.clock.wall(now_ns));
+        self.next_minute_ns = now_ns.saturating_add(left_ns);
+        self.decide_waiting(|_, group| match group.awaits {
+            Awaits::Grant { .. } | Awaits::Approval { .. } => true,
+            Awaits::Identity | Awaits::Use { .. } => false,
+        });
     }
 
     /// Denies calls whose time is over.

@@ -22,13 +22,21 @@ use std::{
     sync::Arc,
 };
 
-use agent_enforcer_common::{destination::{Destination, PeerFamily}, id::ToolId};
+use agent_enforcer_common::id::ToolId;
 use cedar_policy::{EntityTypeName, EntityUid, Schema};
 
-use super::{Agent, Tool, directory::CedarFile, error::{PolicyError, Problem}, place::Place};
-pub use access::{Access, Slice};
-pub use decide::{Answer, Facts, minute_left_ns};
+use super::{
+    Agent, Tool,
+    directory::CedarFile,
+    error::{PolicyError, Problem},
+    place::Place,
+};
+use crate::resolver::grant::token::Action;
+pub(super) use access::{Access, Slice};
+#[cfg(test)]
 use check::Rule;
+pub use decide::minute_left_ns;
+pub(super) use decide::{Answer, Facts};
 
 /// Under which name the rendered policies are shown.
 const RENDERED: &str = "yaml.cedar";
@@ -46,19 +54,10 @@ pub struct Cedar {
     texts: BTreeMap<Arc<str>, Arc<str>>,
     /// By agent, for each of its tools in their order.
     access: HashMap<Arc<str>, Vec<ByAction>>,
-    words: Words,
     reads_time: bool,
+    /// All of them, for whoever asks Cedar about everything at once.
     #[cfg(test)]
     rules: Vec<Rule>,
-}
-
-/// What is done with a tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// It is called.
-    Connect,
-    /// It calls.
-    Listen,
 }
 
 /// Access by action.
@@ -109,7 +108,6 @@ impl Cedar {
         Some(Self {
             texts: texts.map(|file| (Arc::clone(&file.file), Arc::clone(&file.text))).collect(),
             access,
-            words,
             reads_time: rules.iter().any(|rule| rule.reads.time),
             #[cfg(test)]
             rules,
@@ -140,16 +138,6 @@ impl Cedar {
 impl PartialEq for Cedar {
     fn eq(&self, other: &Self) -> bool {
         self.texts == other.texts
-    }
-}
-
-impl Action {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Connect, Self::Listen];
-
-    /// What a call of a destination is.
-    pub const fn of(destination: &Destination) -> Self {
-        if destination.family() == PeerFamily::Listen as u8 { Self::Listen } else { Self::Connect }
     }
 }
 

@@ -23,7 +23,7 @@ use agent_enforcer_common::{
 };
 
 use super::{
-    Access, Agent, Endpoint, Policy, PortRange, Tool, cedar,
+    Access, Agent, Endpoint, Policy, PortRange, Tool,
     coverage::{BARRIERS, Prefix},
 };
 use crate::resolver::grant::{Grant, GrantState, GrantTable, token::Action};
@@ -111,11 +111,7 @@ fn entitlements<'a>(
     for tool in approved.filter(|tool| !tool.must_be_asked_for()) {
         for action in [Action::Connect, Action::Listen] {
             let ports = &*tool.ports;
-            let asked = match action {
-                Action::Connect => cedar::Action::Connect,
-                Action::Listen => cedar::Action::Listen,
-            };
-            match policy.cedar().access(agent, tool.id, asked) {
+            match policy.cedar().access(agent, tool.id, action) {
                 None | Some(Access::Never(_) | Access::Conditional(_)) => continue,
                 Some(Access::Standing) => {
                     let (grant, expires_ns) = (GrantId::NONE, NEVER_NS);

@@ -22,7 +22,7 @@ const NOW: u64 = 100;
 
 /// What the kernel side finds, written as plainly as can be: of the prefixes that contain the
 /// address the longest one, and in it the first rule that has the port and is not over.
-fn lookup(
+pub(super) fn lookup(
     compiled: &Compiled,
     scope: u64,
     destination: &Destination,

@@ -19,12 +19,12 @@ use agent_enforcer_common::{
 
 use super::{
     Access, Agent, AgentManifest, Approval, LocalGrants, Policy, PolicyName, Tool,
-    cedar::{Action, Answer, Facts, Slice, minute_left_ns},
+    cedar::{Answer, Facts, Slice, minute_left_ns},
 };
 use crate::{
     control::ExplainStep,
     decision::{Process, grant_name},
-    resolver::grant::{Grant, GrantMatch, GrantState, GrantTable, TokenOrigin},
+    resolver::grant::{Grant, GrantMatch, GrantState, GrantTable, TokenOrigin, token::Action},
     signing::KeyId,
 };
 
@@ -209,7 +209,7 @@ impl<'a> Question<'a> {
     }
 
     fn access(&self, tool: &Tool) -> Option<&'a Access> {
-        self.policy.cedar().access(self.agent, tool.id, Action::of(self.destination))
+        self.policy.cedar().access(self.agent, tool.id, Action::on(self.destination))
     }
 
     fn best_grant(&self, tool: &Tool) -> GrantMatch<'a> {

@@ -65,6 +65,7 @@ fn ruling_of(
         destination,
         tool,
         now_ns: NOW,
+            wall: wall(0),
     })
 }
 
@@ -161,6 +162,7 @@ agents:
             destination: &Destination::unix(7),
             tool: Some(basics),
             now_ns: NOW,
+            wall: wall(0),
         });
         let reason = Reason::AllowedStanding;
         let standing = Ruling::Allow {
@@ -252,6 +254,7 @@ fn steps(grants: &[Grant], destination: &str) -> Vec<(String, bool, String)> {
         destination: &peer,
         tool: policy.tool_at(&peer),
         now_ns: NOW,
+            wall: wall(0),
     };
     explain_rule(&question, destination)
         .into_iter()
@@ -328,10 +331,10 @@ fn executables_use_what_names_them_and_the_agents_own_what_names_none() {
     let (allowed, not_via) = (Reason::AllowedStanding, Reason::NotVia);
     for (image, at_code, at_web) in [
         (ImageOperand::default(), not_via, allowed),
-        (ImageOperand { outside: None, via: &[code] }, allowed, allowed),
-        (ImageOperand { outside, via: &[] }, not_via, Reason::SoftwareNotApproved),
-        (ImageOperand { outside, via: &[code] }, allowed, Reason::SoftwareNotApproved),
-        (ImageOperand { outside, via: &[web] }, not_via, allowed),
+        (ImageOperand { outside: None, via: &[code], process: None }, allowed, allowed),
+        (ImageOperand { outside, via: &[], process: None }, not_via, Reason::SoftwareNotApproved),
+        (ImageOperand { outside, via: &[code], process: None }, allowed, Reason::SoftwareNotApproved),
+        (ImageOperand { outside, via: &[web], process: None }, not_via, allowed),
     ] {
         assert_eq!(reason_of("192.0.2.1:443", image), at_code, "{image:?}");
         assert_eq!(reason_of("192.0.2.3:443", image), at_web, "{image:?}");

@@ -10,13 +10,14 @@ use cedar_policy::{Authorizer, Context, Decision, Entities, Entity, EntityId, En
 
 use super::{
     super::{Agent, Tool},
-    Action, ByAction, PolicyName, Words,
+    ByAction, PolicyName, Words,
     check::Rule,
 };
+use crate::resolver::grant::token::Action;
 
 /// What is decided before any call.
 #[derive(Clone, Debug)]
-pub enum Access {
+pub(in crate::resolver::policy) enum Access {
     /// These policies forbid it, whatever is granted.
     Never(Arc<[PolicyName]>),
     /// It needs no grant.
@@ -29,7 +30,7 @@ pub enum Access {
 
 /// The policies that may have a say in a call.
 #[derive(Clone, Debug)]
-pub struct Slice {
+pub(in crate::resolver::policy) struct Slice {
     pub(super) set: PolicySet,
     /// Of each policy in it.
     pub(super) notes: HashMap<PolicyName, Note>,
@@ -188,7 +189,7 @@ impl Slice {
     }
 
     /// Whether its answer can change with the minute.
-    pub const fn reads_time(&self) -> bool {
+    pub(in crate::resolver::policy) const fn reads_time(&self) -> bool {
         self.reads_time
     }
 }

@@ -20,9 +20,10 @@ use super::{
         error::{PolicyError, Problem},
         place::{Place, quote},
     },
-    Action, PolicyName, RENDERED_PREFIX,
+    PolicyName, RENDERED_PREFIX,
     facts::{Reads, entities},
 };
+use crate::resolver::grant::token::Action;
 
 /// Longest `@id` and `@reason`, bytes.
 const ID_LIMIT: usize = 200;
@@ -48,8 +49,6 @@ pub(super) struct Rule {
     pub(super) reads: Reads,
     /// A permit that needs an approver's yes.
     pub(super) approval: bool,
-    /// Rendered from the YAML.
-    pub(super) is_yaml: bool,
 }
 
 /// For whom, what and where a policy can have a say; `None`: for all.
@@ -229,7 +228,7 @@ fn rule(policy: &Policy, json: &Value, place: Place, origin: Origin<'_>) -> Rule
         }
     };
     let has = |action: Action| {
-        let word = action.word();
+        let word = word(action);
         match policy.action_constraint() {
             ActionConstraint::Any => true,
             ActionConstraint::Eq(one) => one.id().unescaped() == word,
@@ -241,7 +240,7 @@ fn rule(policy: &Policy, json: &Value, place: Place, origin: Origin<'_>) -> Rule
     // say themselves.
     reads.call |= approval && !is_yaml;
     let policy = policy.new_id(PolicyId::new(&*id));
-    Rule { id, place, policy, scope, reads, approval, is_yaml }
+    Rule { id, place, policy, scope, reads, approval }
 }
 
 /// The agent or tool that a scope names; anything else that it names is known with the call only.
@@ -253,13 +252,11 @@ fn named(one: EntityUid, kind: &str, reads: &mut Reads) -> Option<String> {
     None
 }
 
-impl Action {
-    /// The word in policies.
-    pub(super) const fn word(self) -> &'static str {
-        match self {
-            Self::Connect => "NetworkConnect",
-            Self::Listen => "NetworkListen",
-        }
+/// The word in policies.
+const fn word(action: Action) -> &'static str {
+    match action {
+        Action::Connect => "NetworkConnect",
+        Action::Listen => "NetworkListen",
     }
 }
 
@@ -305,10 +302,6 @@ impl Rule {
     /// Whether its answer is known when it is loaded.
     pub(super) const fn is_settled(&self) -> bool {
         !self.reads.call
-    }
-
-    pub(super) fn is_forbid(&self) -> bool {
-        self.policy.effect() == Effect::Forbid
     }
 
     /// Its id among those of Cedar.

@@ -14,14 +14,14 @@ use agent_enforcer_common::{
     id::InstanceId,
 };
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request,
+    AuthorizationError, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, Request,
     RestrictedExpression,
 };
 
-use super::{Action, PolicyName, access::{Slice, sorted}};
+use super::{PolicyName, access::{Slice, sorted}};
 use crate::{
     decision::{Process, grant_name, instance_name},
-    resolver::grant::Grant,
+    resolver::grant::{Grant, token::Action},
 };
 
 const MINUTE: u64 = 60;
@@ -30,27 +30,27 @@ const DAY: u64 = 24 * HOUR;
 
 /// What is known about a call, but for its grant.
 #[derive(Clone, Copy)]
-pub struct Facts<'a> {
+pub(in crate::resolver::policy) struct Facts<'a> {
     /// Name of the agent.
-    pub agent: &'a str,
+    pub(in crate::resolver::policy) agent: &'a str,
     /// The instance.
-    pub instance: InstanceId,
+    pub(in crate::resolver::policy) instance: InstanceId,
     /// The program; `None` where it could not be read.
-    pub process: Option<&'a Process>,
+    pub(in crate::resolver::policy) process: Option<&'a Process>,
     /// 1: known, but none of the agent's own software; 2: as the policy's selectors say; 3: as the
     /// agent's signed manifest says.
-    pub attestation: u8,
+    pub(in crate::resolver::policy) attestation: u8,
     /// Name of the tool.
-    pub tool: &'a str,
+    pub(in crate::resolver::policy) tool: &'a str,
     /// Where it goes, or where it is called.
-    pub destination: &'a Destination,
+    pub(in crate::resolver::policy) destination: &'a Destination,
     /// When.
-    pub wall: SystemTime,
+    pub(in crate::resolver::policy) wall: SystemTime,
 }
 
 /// What Cedar says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(in crate::resolver::policy) enum Answer {
     /// It may go ahead.
     Allow {
         /// The permits.
@@ -88,7 +88,7 @@ impl Slice {
         let parents = [uid(&words.tool, facts.tool)].into();
         let destination = Entity::new(resource.clone(), place(facts.destination), parents).ok()?;
         let entities = Entities::from_entities([instance, destination], None).ok()?;
-        let action = words.action(Action::of(facts.destination)).clone();
+        let action = words.action(Action::on(facts.destination)).clone();
         Some(Parties { principal, action, resource, entities })
     }
 
@@ -105,7 +105,7 @@ impl Slice {
         };
         let response = Authorizer::new().is_authorized(&request, &self.set, &parties.entities);
         let diagnostics = response.diagnostics();
-        let failed: Vec<_> = diagnostics.errors().map(cedar_policy::AuthorizationError::policy_id).collect();
+        let failed: Vec<_> = diagnostics.errors().map(id_of).collect();
         if !failed.is_empty() {
             return Answer::Failed(sorted(failed.into_iter()));
         }
@@ -139,6 +139,11 @@ impl Slice {
         let Parties { principal, action, resource, entities: _ } = parties;
         Request::new(principal.clone(), action.clone(), resource.clone(), context, None).ok()
     }
+}
+
+fn id_of(error: &AuthorizationError) -> &PolicyId {
+    let AuthorizationError::PolicyEvaluationError(error) = error;
+    error.policy_id()
 }
 
 /// Who calls, what is done, and where.

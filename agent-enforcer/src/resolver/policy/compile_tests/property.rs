@@ -264,6 +264,7 @@ fn check(
         destination,
         tool: policy.tool_at(destination),
         now_ns,
+        wall: wall(0),
     };
     match rule(&question) {
         Ruling::Allow {
