@@ -14,6 +14,7 @@ mod approvals;
 mod basics;
 mod bypass;
 mod canary;
+mod cedar;
 mod doctor;
 mod endpoints;
 mod events;

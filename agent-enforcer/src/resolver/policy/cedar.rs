@@ -19,7 +19,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use agent_enforcer_common::id::ToolId;
@@ -43,6 +43,12 @@ const RENDERED: &str = "yaml.cedar";
 /// What the ids of rendered policies begin with.
 const RENDERED_PREFIX: &str = "yaml/";
 const SCHEMA: &str = include_str!("cedar/agent-enforcer.cedarschema");
+
+/// The schema, and its types and actions.
+static KNOWN: LazyLock<Option<(Schema, Words)>> = LazyLock::new(|| {
+    let (schema, _warnings) = Schema::from_cedarschema_str(SCHEMA).ok()?;
+    Some((schema, Words::new().ok()?))
+});
 
 /// The id of a policy, as `@id` gives it.
 pub type PolicyName = Arc<str>;
@@ -87,23 +93,22 @@ impl Cedar {
         errors: &mut Vec<PolicyError>,
     ) -> Option<Self> {
         let whole = Place::rendered();
-        let schema = Schema::from_cedarschema_str(SCHEMA).map(|(schema, _)| schema);
-        let (Ok(schema), Ok(words)) = (schema, Words::new()) else {
+        let Some((schema, words)) = &*KNOWN else {
             errors.push(PolicyError::new(whole, Problem::CedarSchema));
             return None;
         };
         let rendered = CedarFile { file: RENDERED.into(), text: render::render(tools, agents).into() };
         let before = errors.len();
-        let mut rules = check::check(&rendered, check::Origin::Yaml, &schema, errors);
+        let mut rules = check::check(&rendered, check::Origin::Yaml, schema, errors);
         for file in files {
-            let found = check::check(file, check::Origin::File { tools, agents }, &schema, errors);
+            let found = check::check(file, check::Origin::File { tools, agents }, schema, errors);
             check::refuse_second_ids(&rules, &found, errors);
             rules.extend(found);
         }
         if errors.len() > before {
             return None;
         }
-        let access = access::tables(&rules, tools, agents, &words);
+        let access = access::tables(&rules, tools, agents, words);
         let texts = files.iter().chain([&rendered]);
         Some(Self {
             texts: texts.map(|file| (Arc::clone(&file.file), Arc::clone(&file.text))).collect(),
