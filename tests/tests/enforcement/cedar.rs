@@ -36,7 +36,6 @@ fn write(host: &TestHost, cedar: &str) {
 
 fn host_with(cedar: &str) -> TestHost {
     let mut host = TestHost::builder().policy(POLICY).stopped().build();
-    host.write_policy(POLICY);
     write(&host, cedar);
     host.daemon.start();
     host
