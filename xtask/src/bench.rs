@@ -47,6 +47,15 @@ enum RowId {
     StallAddedP99,
     /// Answers per second of processor time
     DecisionsPerS,
+    /// The same with 1 Cedar policy that looks at each call
+    #[value(name = "decisions_per_s_1")]
+    DecisionsPerS1,
+    /// The same with 10
+    #[value(name = "decisions_per_s_10")]
+    DecisionsPerS10,
+    /// The same with 100
+    #[value(name = "decisions_per_s_100")]
+    DecisionsPerS100,
     /// From the daemon's exec to enforcement
     StartToEnforcing,
 }
@@ -85,6 +94,11 @@ fn measure(daemon: PathBuf, wanted: &dyn Fn(RowId) -> bool, report: &mut Report)
         }
         if wanted(RowId::DecisionsPerS) {
             report.add(decisions::row(&world)?);
+        }
+        for (id, policies) in decisions::CEDAR {
+            if wanted(id) {
+                report.add(decisions::cedar_row(&world, policies)?);
+            }
         }
         if wanted(RowId::StartToEnforcing) {
             report.add(starts::row(&mut world)?);

@@ -65,8 +65,13 @@ impl Daemon {
             detached: true,
             bpffs: Bpffs::mount(&folder.child("bpffs")?)?,
         };
-        fs::write(daemon.policy.join("policy.yaml"), policy).context("can't write the policy")?;
+        daemon.write_policy("policy.yaml", policy)?;
         Ok(daemon)
+    }
+
+    /// Writes a file of its policy directory; it is read with the next reload.
+    pub(crate) fn write_policy(&self, name: &str, text: &str) -> Result<()> {
+        fs::write(self.policy.join(name), text).with_context(|| format!("can't write {name}"))
     }
 
     /// Copies a file into its policy directory; it is read with the next reload.
