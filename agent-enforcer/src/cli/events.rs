@@ -130,7 +130,9 @@ fn render(line: &str, style: Style) -> String {
         parts.extend(facts.tool.map(|tool| format!("({tool})")));
         parts.extend(facts.reason);
         parts.extend(facts.miss_reason.map(|missing| format!("({missing})")));
-        parts.extend((!facts.policy_ids.is_empty()).then(|| format!("by {}", facts.policy_ids.join(", "))));
+        parts.extend(
+            (!facts.policy_ids.is_empty()).then(|| format!("by {}", facts.policy_ids.join(", "))),
+        );
         parts.extend(facts.grant);
         parts.extend(facts.principal.map(|principal| format!("for {principal}")));
     } else {

@@ -143,7 +143,8 @@ pub(crate) fn pending_call() -> PendingView {
 
 pub(crate) fn policy() -> PolicyView {
     PolicyView {
-        cedar: [("yaml.cedar".to_owned(), "permit (principal, action, resource);\n".to_owned())].into(),
+        cedar: [("yaml.cedar".to_owned(), "permit (principal, action, resource);\n".to_owned())]
+            .into(),
         generation: 3,
         directory: PathBuf::from("/etc/agent-enforcer/policy"),
         yaml: "apiVersion: agent-enforcer/v1\ntools: []\n".to_owned(),

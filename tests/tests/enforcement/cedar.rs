@@ -128,7 +128,10 @@ fn forbid_that_is_added_cuts_live_flows() {
         assert!(agent.connect(name, host.at(server)).is_ok());
         assert!(agent.echoes(name));
     }
-    write(&host, r#"@id("all-off") forbid (principal, action, resource) when { principal has uid };"#);
+    write(
+        &host,
+        r#"@id("all-off") forbid (principal, action, resource) when { principal has uid };"#,
+    );
     host.cli(&["policy", "reload"]);
     for name in ["standing", "granted"] {
         wait_until("the flow is cut", SOON, || !agent.echoes(name));

@@ -26,18 +26,9 @@ const QUESTIONS: usize = 2000;
 
 /// Rows with Cedar policies of the asking agent, and how many.
 pub(super) const CEDAR: [(RowId, Policies); 3] = [
-    (
-        RowId::DecisionsPerS1,
-        Policies { id: "decisions_per_s_1", count: 1, reach: 100_000.0 },
-    ),
-    (
-        RowId::DecisionsPerS10,
-        Policies { id: "decisions_per_s_10", count: 10, reach: 50_000.0 },
-    ),
-    (
-        RowId::DecisionsPerS100,
-        Policies { id: "decisions_per_s_100", count: 100, reach: 10_000.0 },
-    ),
+    (RowId::DecisionsPerS1, Policies { id: "decisions_per_s_1", count: 1, reach: 100_000.0 }),
+    (RowId::DecisionsPerS10, Policies { id: "decisions_per_s_10", count: 10, reach: 50_000.0 }),
+    (RowId::DecisionsPerS100, Policies { id: "decisions_per_s_100", count: 100, reach: 10_000.0 }),
 ];
 
 /// What a row is measured with.

@@ -97,7 +97,8 @@ impl Cedar {
             errors.push(PolicyError::new(whole, Problem::CedarSchema));
             return None;
         };
-        let rendered = CedarFile { file: RENDERED.into(), text: render::render(tools, agents).into() };
+        let rendered =
+            CedarFile { file: RENDERED.into(), text: render::render(tools, agents).into() };
         let before = errors.len();
         let mut rules = check::check(&rendered, check::Origin::Yaml, schema, errors);
         for file in files {

@@ -65,7 +65,7 @@ fn ruling_of(
         destination,
         tool,
         now_ns: NOW,
-            wall: wall(0),
+        wall: wall(0),
     })
 }
 
@@ -254,7 +254,7 @@ fn steps(grants: &[Grant], destination: &str) -> Vec<(String, bool, String)> {
         destination: &peer,
         tool: policy.tool_at(&peer),
         now_ns: NOW,
-            wall: wall(0),
+        wall: wall(0),
     };
     explain_rule(&question, destination)
         .into_iter()
@@ -336,7 +336,11 @@ fn executables_use_what_names_them_and_the_agents_own_what_names_none() {
         (ImageOperand::default(), not_via, allowed),
         (ImageOperand { outside: None, via: &[code], process: None }, allowed, allowed),
         (ImageOperand { outside, via: &[], process: None }, not_via, Reason::SoftwareNotApproved),
-        (ImageOperand { outside, via: &[code], process: None }, allowed, Reason::SoftwareNotApproved),
+        (
+            ImageOperand { outside, via: &[code], process: None },
+            allowed,
+            Reason::SoftwareNotApproved,
+        ),
         (ImageOperand { outside, via: &[web], process: None }, not_via, allowed),
     ] {
         assert_eq!(reason_of("192.0.2.1:443", image), at_code, "{image:?}");

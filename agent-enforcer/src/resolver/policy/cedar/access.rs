@@ -6,7 +6,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use cedar_policy::{Authorizer, Context, Decision, Entities, Entity, EntityId, EntityUid, PolicySet, Request, RestrictedExpression};
+use cedar_policy::{
+    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityUid, PolicySet, Request,
+    RestrictedExpression,
+};
 
 use super::{
     super::{Agent, Tool},
@@ -101,7 +104,8 @@ fn access(rules: &[&Rule], agent: &str, tool: &str, action: Action, words: &Word
     }
     if !open.is_empty() {
         let has_a_say = |rule: &&Rule| {
-            let holds = |granted| case.ask(&[*rule], granted).is_none_or(|one| !one.policies.is_empty());
+            let holds =
+                |granted| case.ask(&[*rule], granted).is_none_or(|one| !one.policies.is_empty());
             holds(Granted::No) || holds(Granted::Yes)
         };
         return conditional(settled.into_iter().filter(has_a_say).chain(open).collect());
@@ -167,8 +171,12 @@ impl Case<'_> {
 
 /// Ids as names, in their order.
 pub(super) fn sorted<'a>(ids: impl Iterator<Item = &'a cedar_policy::PolicyId>) -> Vec<PolicyName> {
-    let mut names: Vec<PolicyName> =
-        ids.map(|id| { let id: &str = id.as_ref(); id.into() }).collect();
+    let mut names: Vec<PolicyName> = ids
+        .map(|id| {
+            let id: &str = id.as_ref();
+            id.into()
+        })
+        .collect();
     names.sort_unstable();
     names
 }

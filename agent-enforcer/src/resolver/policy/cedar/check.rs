@@ -98,15 +98,20 @@ pub(super) fn check(
     let begin_of = |id: &PolicyId| {
         policies.iter().find(|(policy, _)| policy.id() == id).map_or(0, |(_, begin)| *begin)
     };
-    for error in result.validation_errors() {
-        let begin = offset(error).unwrap_or_else(|| begin_of(error.policy_id()));
-        errors.push(PolicyError::new(at(begin), Problem::CedarInvalid(told_of(error, error.policy_id()))));
-    }
+    let found = |problem: &dyn Diagnostic, id: &PolicyId| {
+        (offset(problem).unwrap_or_else(|| begin_of(id)), told_of(problem, id))
+    };
+    let mut wrong: Vec<(usize, String)> =
+        result.validation_errors().map(|error| found(error, error.policy_id())).collect();
     // What is wrong may be why it can't hold.
-    let warnings = result.validation_warnings().filter(|_| result.validation_passed());
-    for warning in warnings {
-        let begin = offset(warning).unwrap_or_else(|| begin_of(warning.policy_id()));
-        errors.push(PolicyError::new(at(begin), Problem::CedarInvalid(told_of(warning, warning.policy_id()))));
+    if wrong.is_empty() {
+        let warnings = result.validation_warnings();
+        wrong.extend(warnings.map(|warning| found(warning, warning.policy_id())));
+    }
+    // Cedar tells them in the order of a hash.
+    wrong.sort_unstable();
+    for (begin, text) in wrong {
+        errors.push(PolicyError::new(at(begin), Problem::CedarInvalid(text)));
     }
     if errors.len() > before {
         return Vec::new();
@@ -161,7 +166,10 @@ fn check_annotations(policy: &Policy, origin: Origin<'_>, report: &mut impl FnMu
         match key {
             "id" => id = Some(value),
             "reason" => {
-                if value.is_empty() || value.len() > REASON_LIMIT || value.contains(char::is_control) {
+                if value.is_empty()
+                    || value.len() > REASON_LIMIT
+                    || value.contains(char::is_control)
+                {
                     report(Problem::BadText {
                         key: "@reason",
                         fault: "is no text of one line",
@@ -219,15 +227,15 @@ fn rule(policy: &Policy, json: &Value, place: Place, origin: Origin<'_>) -> Rule
     let mut reads = Reads::of_conditions(json);
     let agent = match policy.principal_constraint() {
         PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
-        PrincipalConstraint::In(one) | PrincipalConstraint::IsIn(_, one) | PrincipalConstraint::Eq(one) => {
-            named(one, "Agent", &mut reads)
-        }
+        PrincipalConstraint::In(one)
+        | PrincipalConstraint::IsIn(_, one)
+        | PrincipalConstraint::Eq(one) => named(one, "Agent", &mut reads),
     };
     let tool = match policy.resource_constraint() {
         ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
-        ResourceConstraint::In(one) | ResourceConstraint::IsIn(_, one) | ResourceConstraint::Eq(one) => {
-            named(one, "Tool", &mut reads)
-        }
+        ResourceConstraint::In(one)
+        | ResourceConstraint::IsIn(_, one)
+        | ResourceConstraint::Eq(one) => named(one, "Tool", &mut reads),
     };
     let has = |action: Action| {
         let word = word(action);

@@ -14,11 +14,14 @@ use agent_enforcer_common::{
     id::InstanceId,
 };
 use cedar_policy::{
-    AuthorizationError, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, Request,
-    RestrictedExpression,
+    AuthorizationError, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName,
+    EntityUid, PolicyId, Request, RestrictedExpression,
 };
 
-use super::{PolicyName, access::{Slice, sorted}};
+use super::{
+    PolicyName,
+    access::{Slice, sorted},
+};
 use crate::{
     decision::{Process, grant_name, instance_name},
     resolver::grant::{Grant, token::Action},
@@ -124,7 +127,12 @@ impl Slice {
         }
     }
 
-    fn request(&self, parties: &Parties, facts: &Facts<'_>, grant: Option<&Grant>) -> Option<Request> {
+    fn request(
+        &self,
+        parties: &Parties,
+        facts: &Facts<'_>,
+        grant: Option<&Grant>,
+    ) -> Option<Request> {
         let mut context = vec![(
             "attestation".to_owned(),
             RestrictedExpression::new_long(facts.attestation.into()),
@@ -188,7 +196,8 @@ fn place(destination: &Destination) -> Attributes {
             let protocol = super::super::protocol_word(destination.protocol());
             add("protocol", text(protocol));
         }
-        Some(PeerFamily::Unix | PeerFamily::Vsock | PeerFamily::Netlink | PeerFamily::Socket) | None => {}
+        Some(PeerFamily::Unix | PeerFamily::Vsock | PeerFamily::Netlink | PeerFamily::Socket)
+        | None => {}
     }
     let word = match family {
         Some(PeerFamily::Ip | PeerFamily::Listen) => "ip",
@@ -231,7 +240,8 @@ fn time(wall: SystemTime) -> Option<RestrictedExpression> {
 /// How long a moment's minute lasts yet, ns.
 pub fn minute_left_ns(wall: SystemTime) -> u64 {
     let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let into = Duration::from_secs(since.as_secs() % MINUTE) + Duration::from_nanos(since.subsec_nanos().into());
+    let into = Duration::from_secs(since.as_secs() % MINUTE)
+        + Duration::from_nanos(since.subsec_nanos().into());
     u64::try_from((Duration::from_secs(MINUTE) - into).as_nanos()).unwrap_or_default()
 }
 

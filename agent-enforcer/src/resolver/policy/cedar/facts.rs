@@ -45,12 +45,15 @@ impl Reads {
     fn of(expression: &Value) -> Self {
         let members = match expression {
             Value::Object(members) => members,
-            Value::Array(items) => return items.iter().map(Self::of).fold(Self::default(), Self::or),
+            Value::Array(items) => {
+                return items.iter().map(Self::of).fold(Self::default(), Self::or);
+            }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
                 return Self::default();
             }
         };
-        let attribute = |operand: &Value| operand.get("attr").and_then(Value::as_str).map(str::to_owned);
+        let attribute =
+            |operand: &Value| operand.get("attr").and_then(Value::as_str).map(str::to_owned);
         let one = (members.len() == 1).then(|| members.iter().next()).flatten();
         match one {
             Some((operator, _)) if operator == "Value" => Self::default(),
@@ -59,7 +62,13 @@ impl Reads {
                 fields.values().map(Self::of).fold(Self::default(), Self::or)
             }
             Some((operator, Value::String(name))) if operator == "Var" => {
-                if name == "context" { Self::ALL } else if name == "action" { Self::default() } else { Self::CALL }
+                if name == "context" {
+                    Self::ALL
+                } else if name == "action" {
+                    Self::default()
+                } else {
+                    Self::CALL
+                }
             }
             Some((operator, operand)) if operator == "has" && is_context(operand) => {
                 match attribute(operand).as_deref() {

@@ -8,7 +8,10 @@ use std::fmt::Write as _;
 
 use agent_enforcer_common::id::ToolId;
 
-use super::{super::{Agent, Approval, Tool}, RENDERED_PREFIX};
+use super::{
+    super::{Agent, Approval, Tool},
+    RENDERED_PREFIX,
+};
 
 /// The whole text.
 pub(super) fn render(tools: &[Tool], agents: &[Agent]) -> String {
@@ -30,7 +33,9 @@ fn of_agent(text: &mut String, tools: &[Tool], agent: &Agent) {
     statement(text, name, "ceiling", "forbid", "", &ceiling);
     let (standing, granted): (Vec<&Tool>, Vec<&Tool>) =
         approved.into_iter().partition(|tool| agent.stands(tool.id));
-    for (what, tools, granted) in [("standing", standing, ""), ("granted", granted, "context has grant && ")] {
+    for (what, tools, granted) in
+        [("standing", standing, ""), ("granted", granted, "context has grant && ")]
+    {
         let (asked, unasked): (Vec<&Tool>, Vec<&Tool>) =
             tools.into_iter().partition(|tool| tool.approval == Approval::Required);
         for (tools, id, annotation) in [
@@ -45,7 +50,14 @@ fn of_agent(text: &mut String, tools: &[Tool], agent: &Agent) {
     }
 }
 
-fn statement(text: &mut String, agent: &str, id: &str, effect: &str, annotation: &str, clause: &str) {
+fn statement(
+    text: &mut String,
+    agent: &str,
+    id: &str,
+    effect: &str,
+    annotation: &str,
+    clause: &str,
+) {
     let separator = if text.is_empty() { "" } else { "\n" };
     // Writing to a string can't fail.
     let _written = writeln!(

@@ -122,9 +122,9 @@ impl<'a> Call<'a> {
 
     fn reason(&self) -> Reason {
         match self.ruling() {
-            Ruling::Allow { reason, .. } | Ruling::Deny { reason, .. } | Ruling::Wait { reason, .. } => {
-                reason
-            }
+            Ruling::Allow { reason, .. }
+            | Ruling::Deny { reason, .. }
+            | Ruling::Wait { reason, .. } => reason,
         }
     }
 
@@ -183,7 +183,9 @@ fn policies_that_read_nothing_of_the_call_are_decided_once() {
 "#,
     );
     for tool in ["mail", "dns", "deploy", "code"] {
-        let Some(Access::Never(ids)) = access(&policy, tool, Action::Listen) else { panic!("{tool}") };
+        let Some(Access::Never(ids)) = access(&policy, tool, Action::Listen) else {
+            panic!("{tool}")
+        };
         assert!(ids.iter().any(|id| &**id == "no-listening"));
     }
     assert!(matches!(access(&policy, "mail", Action::Connect), Some(Access::Standing)));
@@ -234,12 +236,16 @@ fn permit_lets_an_approved_tool_be_used_without_a_grant_on_its_conditions() {
 when { context.time.weekday == 2 && resource has port && resource.port == 587 };"#,
     );
     let call = Call::new(&policy, "192.0.2.1:587");
-    assert_eq!((call.reason(), call.policies()), (Reason::AllowedPolicy, vec!["tuesdays".to_owned()]));
+    assert_eq!(
+        (call.reason(), call.policies()),
+        (Reason::AllowedPolicy, vec!["tuesdays".to_owned()])
+    );
     let Ruling::Allow { grant, expires_ns, .. } = call.ruling() else { panic!() };
     // Twenty seconds into the minute: forty are left.
     assert_eq!((grant, expires_ns), (None, NOW + 40_000_000_000));
     assert_eq!(Call::new(&policy, MAIL).reason(), Reason::NoGrant);
-    let next_day = Call { wall: call.wall + Duration::from_hours(24), ..Call::new(&policy, "192.0.2.1:587") };
+    let next_day =
+        Call { wall: call.wall + Duration::from_hours(24), ..Call::new(&policy, "192.0.2.1:587") };
     assert_eq!(next_day.reason(), Reason::NoGrant);
     assert_eq!(next_day.with(mail_grant()).reason(), Reason::AllowedGrant);
 }
@@ -269,8 +275,12 @@ when { context has grant && context.grant.principal == "alice@example.com" };"#,
     );
     assert_eq!(Call::new(&policy, MAIL).reason(), Reason::NoGrant, "another's would help");
     let alices = Call::new(&policy, MAIL).with(mail_grant());
-    assert_eq!((alices.reason(), alices.policies()), (Reason::PolicyForbids, vec!["not-alice".to_owned()]));
-    let bobs = Grant { principal: "bob@example.com".into(), ..grant(2, "bot", &["mail"], 0, NOW + 1) };
+    assert_eq!(
+        (alices.reason(), alices.policies()),
+        (Reason::PolicyForbids, vec!["not-alice".to_owned()])
+    );
+    let bobs =
+        Grant { principal: "bob@example.com".into(), ..grant(2, "bot", &["mail"], 0, NOW + 1) };
     let Ruling::Allow { grant, expires_ns, .. } = alices.with(bobs).ruling() else { panic!() };
     assert_eq!((grant, expires_ns), (Some(GrantId::new(2)), NOW + 1));
     // A use in hand or a live flow is under this very grant.
@@ -294,7 +304,10 @@ when { context.time.minute >= datetime("2023-11-14T22:14:00Z") && context.time.h
     let Ruling::Allow { expires_ns, .. } = at(39).ruling() else { panic!() };
     assert_eq!(expires_ns, NOW + 1_000_000_000);
     assert_eq!(at(40).reason(), Reason::PolicyForbids);
-    assert!(at(40).ask(|question| question.depends_on_time()), "its denial must not outlive the minute either");
+    assert!(
+        at(40).ask(|question| question.depends_on_time()),
+        "its denial must not outlive the minute either"
+    );
     assert_eq!(at(3600).reason(), Reason::AllowedStanding);
 }
 
@@ -326,9 +339,15 @@ fn permit_can_ask_for_an_approver() {
 permit (principal, action, resource in Tool::"mail");"#,
     );
     let without = Call::new(&policy, MAIL).ruling();
-    assert!(matches!(without, Ruling::Allow { approval: Approval::Required, reason: Reason::AllowedPolicy, .. }));
+    assert!(matches!(
+        without,
+        Ruling::Allow { approval: Approval::Required, reason: Reason::AllowedPolicy, .. }
+    ));
     let granted = Call::new(&policy, MAIL).with(mail_grant()).ruling();
-    assert!(matches!(granted, Ruling::Allow { approval: Approval::None, reason: Reason::AllowedGrant, .. }));
+    assert!(matches!(
+        granted,
+        Ruling::Allow { approval: Approval::None, reason: Reason::AllowedGrant, .. }
+    ));
 }
 
 #[test]
@@ -366,7 +385,10 @@ fn reads_are_found_wherever_they_hide() {
         Reads::of_conditions(&policy.to_json().unwrap())
     };
     let known = Reads::default();
-    assert_eq!(reads(r#"when { resource in Tool::"a" || principal in [Agent::"b", Agent::"c"] }"#), known);
+    assert_eq!(
+        reads(r#"when { resource in Tool::"a" || principal in [Agent::"b", Agent::"c"] }"#),
+        known
+    );
     assert_eq!(reads(r#"when { action == Action::"NetworkListen" }"#), known);
     let grant = Reads { grant: true, time: false, call: false };
     assert_eq!(reads("unless { context has grant }"), grant);

@@ -70,8 +70,13 @@ fn sketch() -> impl Strategy<Value = Sketch> {
         select(CONDITIONS),
         prop::bool::weighted(0.2),
     )
-        .prop_map(|(forbid, agent, action, tool, condition, approval)| {
-            Sketch { forbid, agent, action, tool, condition, approval: approval && !forbid }
+        .prop_map(|(forbid, agent, action, tool, condition, approval)| Sketch {
+            forbid,
+            agent,
+            action,
+            tool,
+            condition,
+            approval: approval && !forbid,
         })
 }
 
@@ -244,8 +249,18 @@ fn check(
         }
         Ruling::Deny { reason, .. } => {
             prop_assert_ne!(with_grant(None), Verdict::Allow { approval: false });
-            let failed = live.iter().map(|one| Some(*one)).chain([None]).map(with_grant).any(|one| one == Verdict::Failed);
-            let allowed = live.iter().map(|one| Some(*one)).chain([None]).map(with_grant).any(|one| matches!(one, Verdict::Allow { .. }));
+            let failed = live
+                .iter()
+                .map(|one| Some(*one))
+                .chain([None])
+                .map(with_grant)
+                .any(|one| one == Verdict::Failed);
+            let allowed = live
+                .iter()
+                .map(|one| Some(*one))
+                .chain([None])
+                .map(with_grant)
+                .any(|one| matches!(one, Verdict::Allow { .. }));
             prop_assert!(!allowed || failed);
             let approved = question.agent.approves(tool.id);
             let known = [Reason::PolicyForbids, Reason::PolicyFailed, Reason::ToolNotApproved];
