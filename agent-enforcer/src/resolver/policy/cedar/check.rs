@@ -229,13 +229,13 @@ fn rule(policy: &Policy, json: &Value, place: Place, origin: Origin<'_>) -> Rule
         PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
         PrincipalConstraint::In(one)
         | PrincipalConstraint::IsIn(_, one)
-        | PrincipalConstraint::Eq(one) => named(one, "Agent", &mut reads),
+        | PrincipalConstraint::Eq(one) => named(&one, "Agent", &mut reads),
     };
     let tool = match policy.resource_constraint() {
         ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
         ResourceConstraint::In(one)
         | ResourceConstraint::IsIn(_, one)
-        | ResourceConstraint::Eq(one) => named(one, "Tool", &mut reads),
+        | ResourceConstraint::Eq(one) => named(&one, "Tool", &mut reads),
     };
     let has = |action: Action| {
         let word = word(action);
@@ -254,7 +254,7 @@ fn rule(policy: &Policy, json: &Value, place: Place, origin: Origin<'_>) -> Rule
 }
 
 /// The agent or tool that a scope names; anything else that it names is known with the call only.
-fn named(one: EntityUid, kind: &str, reads: &mut Reads) -> Option<String> {
+fn named(one: &EntityUid, kind: &str, reads: &mut Reads) -> Option<String> {
     if one.type_name().to_string() == kind {
         return Some(one.id().unescaped().to_owned());
     }

@@ -242,7 +242,7 @@ pub fn minute_left_ns(wall: SystemTime) -> u64 {
     let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let into = Duration::from_secs(since.as_secs() % MINUTE)
         + Duration::from_nanos(since.subsec_nanos().into());
-    u64::try_from((Duration::from_secs(MINUTE) - into).as_nanos()).unwrap_or_default()
+    u64::try_from(Duration::from_secs(MINUTE).saturating_sub(into).as_nanos()).unwrap_or_default()
 }
 
 fn seconds(wall: SystemTime) -> u64 {

@@ -305,7 +305,7 @@ when { context.time.minute >= datetime("2023-11-14T22:14:00Z") && context.time.h
     assert_eq!(expires_ns, NOW + 1_000_000_000);
     assert_eq!(at(40).reason(), Reason::PolicyForbids);
     assert!(
-        at(40).ask(|question| question.depends_on_time()),
+        at(40).ask(|question| Question { ..*question }.depends_on_time()),
         "its denial must not outlive the minute either"
     );
     assert_eq!(at(3600).reason(), Reason::AllowedStanding);
