@@ -250,8 +250,11 @@ impl Engine {
         let agent = agent.unwrap_or_else(|| Arc::from(""));
         let owner = self.policy.agent(&agent).map(|agent| Arc::clone(&agent.owner));
         let now_ns = self.clock.now_ns();
-        let approved =
-            tool.filter(|tool| outcome == Outcome::Allowed && self.needs_approval(*tool));
+        // A policy's permit may have asked for it as well as the tool.
+        let approved = tool.filter(|tool| {
+            let asked = reason == Reason::AllowedPolicy || self.needs_approval(*tool);
+            outcome == Outcome::Allowed && asked
+        });
         let approval =
             approved.and_then(|tool| self.approval_of(record, &agent, tool, grant, now_ns));
         let grant = self.grants.get(grant).map(|grant| Arc::new(grant.to_ref()));

@@ -13,6 +13,7 @@ mod check;
 mod decide;
 mod facts;
 mod render;
+mod size;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, LazyLock},
+    thread,
 };
 
 use agent_enforcer_common::id::ToolId;
@@ -37,12 +39,16 @@ pub(super) use access::{Access, Slice};
 use check::Rule;
 pub use decide::minute_left_ns;
 pub(super) use decide::{Answer, Facts};
+pub(super) use size::{DEPTH_LIMIT, POLICY_LIMIT};
 
 /// Under which name the rendered policies are shown.
 const RENDERED: &str = "yaml.cedar";
 /// What the ids of rendered policies begin with.
 const RENDERED_PREFIX: &str = "yaml/";
 const SCHEMA: &str = include_str!("cedar/agent-enforcer.cedarschema");
+
+/// Stack of the thread that reads policies: enough for the deepest that `size` lets through.
+const STACK: usize = 256 << 20;
 
 /// The schema, and its types and actions.
 static KNOWN: LazyLock<Option<(Schema, Words)>> = LazyLock::new(|| {
@@ -92,11 +98,30 @@ impl Cedar {
         files: &[CedarFile],
         errors: &mut Vec<PolicyError>,
     ) -> Option<Self> {
-        let whole = Place::rendered();
+        let whole = PolicyError::new(Place::rendered(), Problem::CedarSchema);
         let Some((schema, words)) = &*KNOWN else {
-            errors.push(PolicyError::new(whole, Problem::CedarSchema));
+            errors.push(whole);
             return None;
         };
+        let known = errors.len();
+        let checked = thread::scope(|scope| {
+            let check = || Self::check_by(schema, words, (tools, agents), files, errors);
+            let worker = thread::Builder::new().name("cedar".to_owned()).stack_size(STACK);
+            worker.spawn_scoped(scope, check).ok()?.join().ok()?
+        });
+        if checked.is_none() && errors.len() == known {
+            errors.push(whole);
+        }
+        checked
+    }
+
+    fn check_by(
+        schema: &Schema,
+        words: &Words,
+        (tools, agents): (&[Tool], &[Agent]),
+        files: &[CedarFile],
+        errors: &mut Vec<PolicyError>,
+    ) -> Option<Self> {
         let rendered =
             CedarFile { file: RENDERED.into(), text: render::render(tools, agents).into() };
         let before = errors.len();

@@ -6,6 +6,7 @@
 use std::{fmt, io};
 
 use super::{
+    cedar::{DEPTH_LIMIT, POLICY_LIMIT},
     directory::{DIRECTORY_LIMIT, FILE_LIMIT},
     endpoint::EndpointProblem,
     place::Place,
@@ -317,6 +318,12 @@ pub enum Problem {
     /// Not Cedar.
     #[error("{0}; correct the Cedar here, docs/policy.md shows the form")]
     CedarSyntax(String),
+    /// A policy that is too long.
+    #[error("this policy has more than {POLICY_LIMIT} bytes without its strings and comments; split it")]
+    CedarTooLong,
+    /// A policy that is nested too deeply.
+    #[error("brackets are nested deeper than {DEPTH_LIMIT} levels here; take some away")]
+    CedarTooDeep,
     /// A template.
     #[error("this is a template; write the agent or tool instead of the slot")]
     CedarTemplate,
@@ -336,7 +343,7 @@ pub enum Problem {
     #[error("a forbid needs nobody's approval; remove `@approval`, or make it a permit")]
     CedarApprovalOfForbid,
     /// What this program gives Cedar itself is refused.
-    #[error("the daemon's own schema is refused by Cedar; report this with the policy")]
+    #[error("the daemon can't check Cedar policies here; report this with the policy")]
     CedarSchema,
     /// Keys that are no set.
     #[error(transparent)]

@@ -4,7 +4,10 @@
 //! it Cedar without templates, is each policy described by annotations that are known, is it right by
 //! the schema (strictly: what can't hold is refused too), and does it name agents and tools that exist?
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use cedar_policy::{
     ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint,
@@ -22,6 +25,7 @@ use super::{
     },
     PolicyName, RENDERED_PREFIX,
     facts::{Reads, entities},
+    size,
 };
 use crate::resolver::grant::token::Action;
 
@@ -72,6 +76,10 @@ pub(super) fn check(
         let (line, column) = position(text.as_bytes().get(..offset).unwrap_or_default());
         Place::at(name, line, column)
     };
+    if let (Origin::File { .. }, Err((offset, problem))) = (origin, size::check(text)) {
+        errors.push(PolicyError::new(at(offset), problem));
+        return Vec::new();
+    }
     let set: PolicySet = match text.parse() {
         Ok(set) => set,
         Err(error) => {
@@ -131,12 +139,18 @@ pub(super) fn check(
 
 /// Refuses ids that stand twice, in one file or in several.
 pub(super) fn refuse_second_ids(known: &[Rule], new: &[Rule], errors: &mut Vec<PolicyError>) {
-    for (at, rule) in new.iter().enumerate() {
-        let earlier = new.get(..at).unwrap_or_default();
-        if let Some(first) = known.iter().chain(earlier).find(|other| other.id == rule.id) {
-            let (name, first) = (quote(&rule.id), first.place.clone());
-            let problem = Problem::DuplicateName { what: "policy", name, first };
-            errors.push(PolicyError::new(rule.place.clone(), problem));
+    let mut places: HashMap<&str, &Place> =
+        known.iter().map(|rule| (&*rule.id, &rule.place)).collect();
+    for rule in new {
+        match places.entry(&rule.id) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(&rule.place);
+            }
+            Entry::Occupied(first) => {
+                let (name, first) = (quote(&rule.id), (*first.get()).clone());
+                let problem = Problem::DuplicateName { what: "policy", name, first };
+                errors.push(PolicyError::new(rule.place.clone(), problem));
+            }
         }
     }
 }

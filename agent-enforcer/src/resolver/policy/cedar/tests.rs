@@ -409,6 +409,36 @@ fn reads_are_found_wherever_they_hide() {
 }
 
 #[test]
+fn no_policy_takes_the_stack() {
+    let problem = |condition: &str| {
+        let text = format!("@id(\"deep\") forbid (principal, action, resource) when {{ {condition} }};");
+        load(&text).err().map(|errors| errors.to_string()).unwrap_or_default()
+    };
+    let depth = |levels| format!("{}true{}", "(".repeat(levels), ")".repeat(levels));
+    assert!(problem(&depth(3000)).contains("nested deeper"));
+    assert!(problem(&depth(32)).contains("nested deeper"));
+    assert!(!problem(&depth(31)).contains("nested deeper"));
+    assert!(problem(&format!("context.time{}", ".hour".repeat(100_000))).contains("4096 bytes"));
+    // The deepest of each kind that fits.
+    for deep in [
+        format!("context.time{} == 1", ".a".repeat(1900)),
+        format!("{}1 == context.attestation", "1+".repeat(1900)),
+        format!("{}context.attestation == 7", "context.attestation == 1 || ".repeat(140)),
+        format!("{}true", "if context has grant then true else ".repeat(110)),
+        format!("{}true", "true&&".repeat(650)),
+    ] {
+        let found = problem(&deep);
+        assert!(!found.contains("bytes") && !found.contains("nested"), "{found}");
+    }
+    let added = policy(&format!(
+        "@id(\"deep\") forbid (principal, action, resource) when {{ {}context.attestation == 7 }};",
+        "1+".repeat(1900)
+    ));
+    // Either way it is decided, and nobody's stack is gone.
+    assert!([Reason::AllowedStanding, Reason::PolicyFailed].contains(&Call::new(&added, DNS).reason()));
+}
+
+#[test]
 fn the_docs_show_the_schema() {
     let page = include_str!("../../../../../docs/policy.md");
     for line in SCHEMA.lines().filter(|line| !line.is_empty()) {
