@@ -319,7 +319,9 @@ pub enum Problem {
     #[error("{0}; correct the Cedar here, docs/policy.md shows the form")]
     CedarSyntax(String),
     /// A policy that is too long.
-    #[error("this policy has more than {POLICY_LIMIT} bytes without its strings and comments; split it")]
+    #[error(
+        "this policy has more than {POLICY_LIMIT} bytes without its strings and comments; split it"
+    )]
     CedarTooLong,
     /// A policy that is nested too deeply.
     #[error("brackets are nested deeper than {DEPTH_LIMIT} levels here; take some away")]

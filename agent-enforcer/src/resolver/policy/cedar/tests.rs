@@ -411,7 +411,8 @@ fn reads_are_found_wherever_they_hide() {
 #[test]
 fn no_policy_takes_the_stack() {
     let problem = |condition: &str| {
-        let text = format!("@id(\"deep\") forbid (principal, action, resource) when {{ {condition} }};");
+        let text =
+            format!("@id(\"deep\") forbid (principal, action, resource) when {{ {condition} }};");
         load(&text).err().map(|errors| errors.to_string()).unwrap_or_default()
     };
     let depth = |levels| format!("{}true{}", "(".repeat(levels), ")".repeat(levels));
@@ -435,7 +436,9 @@ fn no_policy_takes_the_stack() {
         "1+".repeat(1900)
     ));
     // Either way it is decided, and nobody's stack is gone.
-    assert!([Reason::AllowedStanding, Reason::PolicyFailed].contains(&Call::new(&added, DNS).reason()));
+    assert!(
+        [Reason::AllowedStanding, Reason::PolicyFailed].contains(&Call::new(&added, DNS).reason())
+    );
 }
 
 #[test]
