@@ -101,6 +101,8 @@ pub struct Offsets {
     pub inode_generation: u32,
     /// `task_struct.fs`
     pub task_fs: u32,
+    /// `fs_struct.users`
+    pub fs_users: u32,
     /// `fs_struct.root`
     pub fs_root: u32,
     /// `fs_struct.pwd`
@@ -196,7 +198,7 @@ impl StateWord {
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 63 * 4);
+    assert!(size_of::<Offsets>() == 64 * 4);
     assert!(size_of::<Limits>() == 24);
     assert!(size_of::<AgentProfile>() == 8);
 };

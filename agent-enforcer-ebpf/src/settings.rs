@@ -56,6 +56,7 @@ static OFFSETS: Offsets = Offsets {
     dentry_inode: 0,
     inode_generation: 0,
     task_fs: 0,
+    fs_users: 0,
     fs_root: 0,
     fs_pwd: 0,
     task_nsproxy: 0,

@@ -45,10 +45,10 @@ fn count(binprm: Address) -> Option<u32> {
 /// Writes every field but what is behind the text.
 #[inline(always)]
 pub(crate) fn write(view: &mut ExecView, task: Task, arguments: Option<Arguments>) {
-    let Directory { inode, device } = task.directory().unwrap_or(Directory::UNKNOWN);
-    (view.directory_inode, view.directory_device) = (inode, device);
-    let Directory { inode, device } = task.root().unwrap_or(Directory::UNKNOWN);
-    (view.root_inode, view.root_device) = (inode, device);
+    let unknown = (Directory::UNKNOWN, Directory::UNKNOWN);
+    let (directory, root) = task.directories().unwrap_or(unknown);
+    (view.directory_inode, view.directory_device) = (directory.inode, directory.device);
+    (view.root_inode, view.root_device) = (root.inode, root.device);
     let (mounts, level) = task.mounts().unwrap_or((0, 0));
     (view.mounts, view.mounts_level) = (mounts, level);
     let Some(Arguments { start, end, count }) = arguments else {

@@ -72,16 +72,17 @@ impl Task {
         self.0.follow(offset!(task_mm))
     }
 
-    /// Where its relative paths begin.
+    /// Where its relative and its absolute paths begin; none where another process shares that
+    /// (`CLONE_FS`) and can change it at any moment.
     #[inline(always)]
-    pub(crate) fn directory(self) -> Option<Directory> {
-        Directory::of_path(self.0.follow(offset!(task_fs))?.at(offset!(fs_pwd)))
-    }
-
-    /// Where its absolute paths begin.
-    #[inline(always)]
-    pub(crate) fn root(self) -> Option<Directory> {
-        Directory::of_path(self.0.follow(offset!(task_fs))?.at(offset!(fs_root)))
+    pub(crate) fn directories(self) -> Option<(Directory, Directory)> {
+        let fs = self.0.follow(offset!(task_fs))?;
+        let users: u32 = fs.read(offset!(fs_users))?;
+        if users != 1 {
+            return None;
+        }
+        let directory = Directory::of_path(fs.at(offset!(fs_pwd)))?;
+        Some((directory, Directory::of_path(fs.at(offset!(fs_root)))?))
     }
 
     /// The number of its mount namespace, and how deep below the initial user namespace that one is

@@ -69,8 +69,8 @@ pub struct Parts {
     pub tallies: MappedArray,
     /// Events.
     pub events: EventQueue,
-    /// Hashes executables.
-    pub hashers: HashWorkers<ExecId>,
+    /// Hashes executables and scripts.
+    pub hashers: HashWorkers<(ExecId, Subject)>,
     /// Resets flows.
     pub flows: FlowReset,
     /// Sets the timers of held connections.
@@ -183,6 +183,7 @@ impl Engine {
             images: HashMap::new(),
             image_order: VecDeque::new(),
             prefetch: VecDeque::new(),
+            execs: Execs::default(),
             instances: HashMap::new(),
             peers: Peers::new(&own_sockets, netns_cookie)?,
             pending: Pending::new(limits),

@@ -161,6 +161,7 @@ fn offsets_from(path: &Path) -> Result<Offsets, BtfError> {
         dentry_inode: field("dentry", "d_inode")?,
         inode_generation: field("inode", "i_generation")?,
         task_fs: field("task_struct", "fs")?,
+        fs_users: field("fs_struct", "users")?,
         fs_root: field("fs_struct", "root")?,
         fs_pwd: field("fs_struct", "pwd")?,
         task_nsproxy: field("task_struct", "nsproxy")?,

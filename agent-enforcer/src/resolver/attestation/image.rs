@@ -93,6 +93,17 @@ impl Executable {
         self.deleted
     }
 
+    /// Whether it was never a file of a file system that has names: the kernel calls such files
+    /// so, and nobody but root can give a name like it in the root directory.
+    pub fn is_memfd(&self) -> bool {
+        self.deleted && self.path.as_os_str().as_encoded_bytes().starts_with(b"/memfd:")
+    }
+
+    /// Its kind.
+    pub(super) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.mode.into())
+    }
+
     /// Whether it is a regular file that someone may execute.
     pub(super) fn is_program(&self) -> bool {
         let mode = self.mode.into();

@@ -203,6 +203,7 @@ fn the_cache_keeps_what_came_last() {
     let hashed = |inode, byte| Hashed {
         stamp: FileStamp { inode, ..stamp },
         digest: Sha256Digest([byte; 32]),
+        fsverity: None,
         settled: true,
     };
     let mut cache = DigestCache::new(3);
@@ -210,7 +211,7 @@ fn the_cache_keeps_what_came_last() {
         cache.insert(&hashed(inode, byte));
     }
     assert_eq!(cache.len(), 3);
-    let lookup = |inode| cache.lookup(&FileStamp { inode, ..stamp }).map(|digest| digest.0[0]);
+    let lookup = |inode| cache.lookup(&FileStamp { inode, ..stamp }).map(|digests| digests.sha256.0[0]);
     assert_eq!([lookup(1), lookup(2), lookup(3), lookup(4)], [None, Some(2), Some(3), Some(4)]);
     let mut none = DigestCache::new(0);
     none.insert(&hashed(1, 1));
