@@ -21,12 +21,12 @@ use agent_enforcer_common::{
 use super::{Engine, images::Image, nanoseconds, pending::Awaits};
 use crate::{
     control::{AnswerSpec, AnswerView, ApprovalView, Authority, ControlError, rfc3339},
-    decision::{ApprovalRef, Process, grant_name, instance_name},
+    decision::{ApprovalRef, Code, Process, grant_name, instance_name},
     events::{ApprovalFacts, DaemonEvent},
     resolver::{
         approval::{Answer, Inputs, InputsDigest, LONGEST_ANSWER, QuestionId, Scope, Verdict},
         grant::Moment,
-        policy::{Agent, Attendance, Tool},
+        policy::{Agent, AgentManifest, Attendance, Tool},
     },
 };
 

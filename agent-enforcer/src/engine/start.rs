@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
     approvals::Questions, canary::Canary, peers::Peers, pending::Pending, queries::LOST,
-    selectors::Selectors, tallies::Tallies, via::ViaIndex,
+    scripts::{Execs, Subject}, selectors::Selectors, tallies::Tallies, via::ViaIndex,
 };
 use crate::{
     control::ApproverUsers,

@@ -586,7 +586,7 @@ impl<'a> Draft<'a> {
             exec: Some(process.exec.get()),
             unit: process.unit.as_deref(),
             cgroup: Some(&process.cgroup),
-            software: Some(software(process)),
+            software: Some(objects::software(process)),
             percent_encoded,
             ..self.extension()
         }

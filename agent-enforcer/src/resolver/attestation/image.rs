@@ -99,11 +99,6 @@ impl Executable {
         self.deleted && self.path.as_os_str().as_encoded_bytes().starts_with(b"/memfd:")
     }
 
-    /// Its kind.
-    pub(super) fn kind(&self) -> FileType {
-        FileType::from_raw_mode(self.mode.into())
-    }
-
     /// Whether it is a regular file that someone may execute.
     pub(super) fn is_program(&self) -> bool {
         let mode = self.mode.into();

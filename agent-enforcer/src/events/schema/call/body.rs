@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::super::objects::{Policy, ProcessObject, User};
+use super::super::objects::{Policy, ProcessObject, Software, User};
 use crate::decision::Outcome;
 
 #[derive(Serialize)]

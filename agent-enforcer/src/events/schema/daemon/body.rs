@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::super::objects::{ProcessEntity, ProcessObject, Product, User};
+use super::super::objects::{ProcessEntity, ProcessObject, Product, Software, User};
 
 /// What differs by class.
 #[derive(Serialize)]
