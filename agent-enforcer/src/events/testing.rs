@@ -14,7 +14,9 @@ use agent_enforcer_common::{
 };
 
 use super::Clock;
-use crate::decision::{Ancestor, Attempt, CallDecision, GrantRef, Outcome, Process, Sha256Digest};
+use crate::decision::{
+    Ancestor, Attempt, CallDecision, Code, Container, GrantRef, Outcome, Process, Script, Sha256Digest,
+};
 
 /// A clock that stands still.
 pub(super) struct TestClock {
