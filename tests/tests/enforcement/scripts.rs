@@ -45,9 +45,10 @@ while [ ! -e "$3" ]; do :; done
 
 /// A listed interpreter, two listed scripts, and a probe that is listed, which starts them.
 struct Stage {
+    // Ends before its host does.
+    agent: Probe,
     host: TestHost,
     bash: PathBuf,
-    agent: Probe,
 }
 
 impl Stage {
@@ -85,7 +86,7 @@ impl Stage {
         host.daemon.start();
         let mut agent = host.agent("strict");
         assert!(agent.connect("own", host.at(10)).is_ok());
-        Self { host, bash, agent }
+        Self { agent, host, bash }
     }
 
     fn path(&self, name: &str) -> String {
