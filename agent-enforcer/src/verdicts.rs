@@ -3,7 +3,10 @@
 //! In: rulings, identities, compiled prefixes. Out: map entries, and the generation, flipped in
 //! one write after everything of it is loaded. Nothing here decides anything.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    io,
+};
 
 use agent_enforcer_common::{
     NEVER_NS,
@@ -131,6 +134,12 @@ impl Verdicts {
     pub fn forget_identity(&mut self, exec: ExecId) -> Result<(), VerdictError> {
         match self.maps.identities.remove(&exec) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            // What it says of a map that has no such key.
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
             Err(source) => {
                 Err(VerdictError { what: "remove from", map: names::IDENTITIES, source })
             }
