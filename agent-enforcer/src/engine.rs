@@ -18,6 +18,7 @@ mod parked;
 mod peers;
 mod pending;
 mod queries;
+mod scripts;
 mod selectors;
 mod start;
 mod tallies;
@@ -42,6 +43,7 @@ use tokio::sync::{oneshot, watch};
 pub use adoption::AdoptionError;
 pub use handle::{DetachOrder, EngineHandle};
 pub use peers::PeerError;
+pub use scripts::Subject;
 pub use pending::{GroupKey, PendingLimits};
 pub use selectors::SelectorError;
 pub use start::{EngineError, Parts};
@@ -63,10 +65,10 @@ use crate::{
     resolver::{
         approval::{Answer as ApproverAnswer, AnswerTable},
         attestation::{
-            digest::{DigestCache, DigestError, Hashed},
+            digest::{DigestCache, DigestError},
             executables::Resolution,
             process::ProcessReader,
-            worker::HashWorkers,
+            worker::{Found, HashWorkers},
         },
         grant::{Grant, GrantStoreError, GrantTable, Moment, NewGrant},
         policy::{Policy, SelectorPlan},
@@ -80,6 +82,7 @@ use images::Image;
 use peers::Peers;
 use pending::Pending;
 use queries::LOST;
+use scripts::Execs;
 use selectors::Selectors;
 use tallies::Tallies;
 use via::ViaIndex;
@@ -95,8 +98,8 @@ pub type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
 
 /// What comes from the rest of the daemon.
 pub enum Message {
-    /// An executable was hashed, for an image.
-    Hashed(ExecId, Result<Hashed, DigestError>),
+    /// What the workers found, for an image.
+    Found(ExecId, Subject, Result<Found, DigestError>),
     /// A use of a counted grant is on the disk, or is not.
     UseRecorded {
         /// The grant.
@@ -187,7 +190,7 @@ pub struct Engine {
     events: EventQueue,
     reader: ProcessReader,
     digests: DigestCache,
-    hashers: HashWorkers<ExecId>,
+    hashers: HashWorkers<(ExecId, Subject)>,
     flows: FlowReset,
     held_timers: HeldTimers,
     cgroups: PathBuf,
@@ -200,6 +203,7 @@ pub struct Engine {
     images: HashMap<ExecId, Image>,
     image_order: VecDeque<ExecId>,
     prefetch: VecDeque<ProcessFacts>,
+    execs: Execs,
     instances: HashMap<InstanceId, Instance>,
     peers: Peers,
     pending: Pending,
@@ -265,10 +269,10 @@ impl Engine {
             }
             Record::Classified(record) => {
                 self.tag_inherited_sockets(&record.process);
-                self.on_executed(&record.process);
+                self.on_executed(record);
             }
             Record::Guarded(record, guard) => self.on_guarded(record, *guard),
-            Record::Executed(record) => self.on_executed(&record.process),
+            Record::Executed(record) => self.on_executed(record),
             Record::Peer(record) => self.peers.learn_record(record),
             Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
             Record::TableFull(record) => {
@@ -291,7 +295,7 @@ impl Engine {
     /// One message.
     pub fn on_message(&mut self, message: Message) -> Next {
         match message {
-            Message::Hashed(exec, result) => self.on_hashed(exec, result),
+            Message::Found(exec, subject, result) => self.on_found(exec, subject, result),
             Message::UseRecorded { grant, key, result } => self.on_use_recorded(grant, key, result),
             Message::Executables(resolution) => self.on_executables(&resolution),
             Message::CheckGrant(spec, now, answer) => {

@@ -11,16 +11,17 @@ use agent_enforcer_common::{
     id::{ExecId, InstanceId},
     process::TermSet,
     reason::Reason,
-    record::ProcessFacts,
+    record::{ExecRecord, ProcessFacts},
 };
 
-use super::{Engine, Instance};
+use super::{Engine, Instance, scripts::Subject};
 use crate::{
     decision::{Process, Sha256Digest},
     events::{DaemonEvent, InstanceFacts},
     resolver::attestation::{
-        digest::{DigestError, Hashed},
+        exec::ExecFacts,
         process::{ProcessReading, ReadError, ReadFailure},
+        worker::Work,
     },
 };
 
@@ -43,7 +44,7 @@ pub(super) struct Image {
 /// What is known of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ImageStanding {
-    /// Its executable is being hashed.
+    /// Its executable is being hashed, or its script looked for.
     Hashing,
     /// It may ask.
     Attested,
@@ -68,7 +69,9 @@ impl Engine {
     }
 
     /// An agent's process executed a program.
-    pub(super) fn on_executed(&mut self, facts: &ProcessFacts) {
+    pub(super) fn on_executed(&mut self, record: &ExecRecord) {
+        let facts = &record.process;
+        self.execs.insert(facts.exec, ExecFacts::of(record));
         if self.may_demand_digest(facts) {
             self.attest_ahead(facts);
             return;
@@ -130,18 +133,12 @@ impl Engine {
             Ok(reading) => {
                 let stamp = reading.executable.stamp();
                 let mut process = reading.process;
-                if let Some(digest) = self.digests.lookup(&stamp) {
-                    process.sha256 = Some(digest);
-                    return self.conclude(facts, process, None);
+                process.code = self.code_of(facts.exec, &reading.executable);
+                if let Some(digests) = self.digests.lookup(&stamp) {
+                    (process.sha256, process.fsverity) = (Some(digests.sha256), digests.fsverity);
+                    return self.look_for_script(facts, process);
                 }
-                match self.hashers.submit(reading.executable, facts.exec) {
-                    Ok(()) => self.remember(facts, process, ImageStanding::Hashing),
-                    Err(busy) => {
-                        tracing::warn!(pid = facts.tgid, error = %busy, "an executable is not hashed");
-                        let standing = ImageStanding::Unreadable(Reason::IdentityUnverified);
-                        self.remember(facts, process, standing)
-                    }
-                }
+                self.have_done(facts, process, Work::Hash(reading.executable), Subject::Executable)
             }
             Err(error) => {
                 let reason = error.reason();
@@ -171,29 +168,8 @@ impl Engine {
         self.processes.processes.get(facts.tgid).is_ok_and(|tag| tag.exec == facts.exec)
     }
 
-    /// The digest of an image's executable is known, or can't be.
-    pub(super) fn on_hashed(&mut self, exec: ExecId, result: Result<Hashed, DigestError>) {
-        let Some(image) = self.images.get(&exec) else { return };
-        let mut process = (*image.process).clone();
-        let facts = image.facts;
-        match result {
-            Ok(hashed) => {
-                self.digests.insert(&hashed);
-                process.sha256 = Some(hashed.digest);
-                self.conclude(&facts, process, None);
-            }
-            Err(error) => {
-                tracing::warn!(pid = process.pid, exe = ?process.exe, %error, "an executable is not hashed");
-                let standing = ImageStanding::Unreadable(Reason::IdentityUnverified);
-                self.remember(&facts, process, standing);
-            }
-        }
-        self.announce(&facts);
-        self.decide_waiting(|key, _group| key.exec == exec);
-    }
-
     /// Everything that can be known of an image is known: does it hold?
-    fn conclude(
+    pub(super) fn conclude(
         &mut self,
         facts: &ProcessFacts,
         process: Process,
@@ -270,7 +246,9 @@ impl Engine {
         let process = process.unwrap_or_else(|| Arc::clone(&instance.process));
         let mut images = Vec::new();
         for (exec, image) in &mut self.images {
-            if image.facts.instance == facts.instance && image.standing == ImageStanding::Attested {
+            let may_act =
+                matches!(image.standing, ImageStanding::Attested | ImageStanding::Limited(_));
+            if image.facts.instance == facts.instance && may_act {
                 image.standing = ImageStanding::Refused(reason);
                 images.push(*exec);
             }
@@ -285,7 +263,7 @@ impl Engine {
         self.recompile();
     }
 
-    fn remember(
+    pub(super) fn remember(
         &mut self,
         facts: &ProcessFacts,
         process: Process,
@@ -328,7 +306,7 @@ impl Engine {
     }
 
     /// Tells once that an instance began.
-    fn announce(&mut self, facts: &ProcessFacts) {
+    pub(super) fn announce(&mut self, facts: &ProcessFacts) {
         let Some(instance) = self.instances.get_mut(&facts.instance) else { return };
         if std::mem::replace(&mut instance.announced, true) {
             return;

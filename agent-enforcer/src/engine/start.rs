@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
     approvals::Questions, canary::Canary, peers::Peers, pending::Pending, queries::LOST,
-    selectors::Selectors, tallies::Tallies, via::ViaIndex,
+    scripts::{Execs, Subject}, selectors::Selectors, tallies::Tallies, via::ViaIndex,
 };
 use crate::{
     control::ApproverUsers,
@@ -69,8 +69,8 @@ pub struct Parts {
     pub tallies: MappedArray,
     /// Events.
     pub events: EventQueue,
-    /// Hashes executables.
-    pub hashers: HashWorkers<ExecId>,
+    /// Hashes executables and scripts.
+    pub hashers: HashWorkers<(ExecId, Subject)>,
     /// Resets flows.
     pub flows: FlowReset,
     /// Sets the timers of held connections.
@@ -183,6 +183,7 @@ impl Engine {
             images: HashMap::new(),
             image_order: VecDeque::new(),
             prefetch: VecDeque::new(),
+            execs: Execs::default(),
             instances: HashMap::new(),
             peers: Peers::new(&own_sockets, netns_cookie)?,
             pending: Pending::new(limits),

@@ -9,15 +9,20 @@
 pub mod adopt;
 pub mod cgroups;
 pub mod digest;
+pub mod exec;
 pub mod executables;
+pub mod interpreters;
 pub mod process;
 pub mod scan;
+pub mod script;
 pub mod socket_files;
 pub mod sockets;
 pub mod stopped;
 pub mod watcher;
 pub mod worker;
 
+mod container;
+mod fsverity;
 mod image;
 mod procfs;
 

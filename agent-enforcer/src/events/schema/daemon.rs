@@ -586,6 +586,7 @@ impl<'a> Draft<'a> {
             exec: Some(process.exec.get()),
             unit: process.unit.as_deref(),
             cgroup: Some(&process.cgroup),
+            software: Some(objects::software(process)),
             percent_encoded,
             ..self.extension()
         }
