@@ -13,6 +13,8 @@
 )]
 
 pub mod binaries;
+pub mod broker;
+pub mod certificates;
 pub mod cgroup;
 pub mod daemon;
 pub mod events;

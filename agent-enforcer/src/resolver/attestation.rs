@@ -7,6 +7,8 @@
 //! reading only on worker threads. Nothing here decides anything or writes to the kernel.
 
 pub mod adopt;
+pub mod attestor;
+pub mod broker;
 pub mod cgroups;
 pub mod digest;
 pub mod executables;
@@ -18,6 +20,7 @@ pub mod stopped;
 pub mod watcher;
 pub mod worker;
 
+mod bound;
 mod image;
 mod procfs;
 
