@@ -104,6 +104,8 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// Programs attached, by name.
     pub programs: Vec<String>,
+    /// Where the SPIFFE broker is; empty where there is none.
+    pub spiffe_broker: String,
     /// What is not as it should be; empty when all is well.
     pub problems: Vec<String>,
 }
@@ -139,6 +141,8 @@ pub struct InstanceView {
     pub exe: PathBuf,
     /// Digest of its executable, hex; empty where unknown.
     pub sha256: String,
+    /// Whom a SPIFFE broker says it is, where one was asked.
+    pub spiffe_id: Option<String>,
     /// Since when.
     #[serde(serialize_with = "serialize_time")]
     pub started: SystemTime,

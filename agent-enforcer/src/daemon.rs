@@ -36,7 +36,11 @@ use crate::{
         pins::Pins,
     },
     resolver::{
-        attestation::worker::{HashWorkers, WorkerLimits},
+        attestation::{
+            attestor::Attestor,
+            broker::{BrokerConfig, SpiffeBroker},
+            worker::{HashWorkers, WorkerLimits},
+        },
         grant::{GrantStore, Moment},
         policy::Policy,
     },
@@ -129,6 +133,7 @@ async fn serve(args: RunArgs) -> Result<()> {
         tallies: maps.tallies,
         events: events.clone(),
         hashers: hash_workers(&inbox)?,
+        attestor: args.broker().map(|config| attestor(config, &inbox)),
         flows: flow_reset()?,
         held_timers: kernel.held_timers()?,
         uses,
@@ -328,6 +333,14 @@ fn hash_workers(inbox: &Inbox) -> Result<HashWorkers<agent_enforcer_common::id::
         let _ = inbox.send_waiting(Message::Hashed(exec, result));
     })
     .context("cannot start the threads that hash executables")
+}
+
+fn attestor(config: BrokerConfig, inbox: &Inbox) -> Box<dyn Attestor> {
+    let inbox = inbox.clone();
+    Box::new(SpiffeBroker::start(config, move |subject, answer| {
+        // At the end nobody waits for it.
+        let _ = inbox.send_waiting(Message::Identified(subject, answer));
+    }))
 }
 
 fn flow_reset() -> Result<FlowReset> {

@@ -12,6 +12,7 @@ mod force;
 mod guarded;
 mod handle;
 mod held;
+mod identities;
 mod images;
 mod manifests;
 mod parked;
@@ -63,6 +64,7 @@ use crate::{
     resolver::{
         approval::{Answer as ApproverAnswer, AnswerTable},
         attestation::{
+            attestor::{Attestation, Subject},
             digest::{DigestCache, DigestError, Hashed},
             executables::Resolution,
             process::ProcessReader,
@@ -76,6 +78,7 @@ use crate::{
 use approvals::Questions;
 use calls::UseStage;
 use canary::Canary;
+use identities::Identities;
 use images::Image;
 use peers::Peers;
 use pending::Pending;
@@ -97,6 +100,8 @@ pub type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
 pub enum Message {
     /// An executable was hashed, for an image.
     Hashed(ExecId, Result<Hashed, DigestError>),
+    /// Somebody was asked who an image is.
+    Identified(Subject, Attestation),
     /// A use of a counted grant is on the disk, or is not.
     UseRecorded {
         /// The grant.
@@ -197,6 +202,7 @@ pub struct Engine {
     _guarding: SyncSender<Infallible>,
     uses: SyncSender<UseRequest>,
     globs: SyncSender<Vec<String>>,
+    identities: Identities,
     images: HashMap<ExecId, Image>,
     image_order: VecDeque<ExecId>,
     prefetch: VecDeque<ProcessFacts>,
@@ -292,6 +298,7 @@ impl Engine {
     pub fn on_message(&mut self, message: Message) -> Next {
         match message {
             Message::Hashed(exec, result) => self.on_hashed(exec, result),
+            Message::Identified(subject, answer) => self.on_identified(subject, answer),
             Message::UseRecorded { grant, key, result } => self.on_use_recorded(grant, key, result),
             Message::Executables(resolution) => self.on_executables(&resolution),
             Message::CheckGrant(spec, now, answer) => {
@@ -372,6 +379,7 @@ impl Engine {
             self.continue_forgotten(now_ns);
             self.let_timers_go();
             self.watch_manifests();
+            self.watch_identities(now_ns);
             self.note_ended_grants();
             self.drop_outdated_grants();
             self.tell_lost_records();

@@ -45,11 +45,20 @@ fn render(agents: &[AgentView], now: SystemTime, style: Style) -> String {
         text.push_str("\nno agent is running; `agent-enforcer explain --pid PID --to IP:PORT` says why a process is none\n");
         return text;
     }
-    let headings = ["INSTANCE", "AGENT", "PID", "EXECUTABLE", "SHA256", "PROCESSES", "STARTED"];
+    let headings = [
+        "INSTANCE",
+        "AGENT",
+        "PID",
+        "EXECUTABLE",
+        "SHA256",
+        "SPIFFE ID",
+        "PROCESSES",
+        "STARTED",
+    ];
     let mut table = Table::new(&headings, style);
     for agent in agents {
         for instance in &agent.instances {
-            let InstanceView { id, pid, exe, sha256, started, processes } = instance;
+            let InstanceView { id, pid, exe, sha256, spiffe_id, started, processes } = instance;
             let digest = sha256.get(..DIGEST_CHARACTERS).unwrap_or("unknown");
             table.row([
                 id,
@@ -57,6 +66,7 @@ fn render(agents: &[AgentView], now: SystemTime, style: Style) -> String {
                 &pid.to_string(),
                 &exe.to_string_lossy(),
                 digest,
+                spiffe_id.as_deref().unwrap_or("-"),
                 &processes.to_string(),
                 &relative(*started, now),
             ]);

@@ -45,6 +45,8 @@ pub(super) struct Image {
 pub(super) enum ImageStanding {
     /// Its executable is being hashed.
     Hashing,
+    /// Somebody else is asked who it is.
+    Asked,
     /// It may ask.
     Attested,
     /// It may use only what names its executable, for this reason.
@@ -53,6 +55,16 @@ pub(super) enum ImageStanding {
     Refused(Reason),
     /// It may not now; the next question tries again.
     Unreadable(Reason),
+}
+
+impl ImageStanding {
+    /// Whether verdicts may be made for it.
+    pub(super) const fn may_act(self) -> bool {
+        match self {
+            Self::Attested | Self::Limited(_) => true,
+            Self::Hashing | Self::Asked | Self::Refused(_) | Self::Unreadable(_) => false,
+        }
+    }
 }
 
 impl Engine {
@@ -193,7 +205,7 @@ impl Engine {
     }
 
     /// Everything that can be known of an image is known: does it hold?
-    fn conclude(
+    pub(super) fn conclude(
         &mut self,
         facts: &ProcessFacts,
         process: Process,
@@ -204,7 +216,10 @@ impl Engine {
             own.or_else(|| self.instances.get(&facts.instance).and_then(|found| found.refused));
         let standing = match refused {
             Some(reason) => ImageStanding::Refused(reason),
-            None => self.standing_by_manifest(facts, &process),
+            None => match self.standing_by_identity(facts, &process) {
+                ImageStanding::Unreadable(Reason::SpiffeUnavailable) => self.ask_identity(facts),
+                standing => standing,
+            },
         };
         self.remember(facts, process, standing);
         self.write_standing(facts.exec, standing);
@@ -221,9 +236,10 @@ impl Engine {
             ImageStanding::Refused(reason) => self.verdicts.identify(exec, Some(reason)),
             // What the prefixes allow is for the agent's own software: the kernel side asks about all
             // that others do.
-            ImageStanding::Limited(_) | ImageStanding::Hashing | ImageStanding::Unreadable(_) => {
-                self.verdicts.forget_identity(exec)
-            }
+            ImageStanding::Limited(_)
+            | ImageStanding::Hashing
+            | ImageStanding::Asked
+            | ImageStanding::Unreadable(_) => self.verdicts.forget_identity(exec),
         };
         self.check(written);
     }
@@ -285,7 +301,7 @@ impl Engine {
         self.recompile();
     }
 
-    fn remember(
+    pub(super) fn remember(
         &mut self,
         facts: &ProcessFacts,
         process: Process,
@@ -328,7 +344,7 @@ impl Engine {
     }
 
     /// Tells once that an instance began.
-    fn announce(&mut self, facts: &ProcessFacts) {
+    pub(super) fn announce(&mut self, facts: &ProcessFacts) {
         let Some(instance) = self.instances.get_mut(&facts.instance) else { return };
         if std::mem::replace(&mut instance.announced, true) {
             return;

@@ -20,7 +20,7 @@ use crate::{
     events::LostRecords,
     resolver::{
         grant::GrantState,
-        policy::{Agent, Approval, OnMiss, Question, Ruling, explain_rule, rule},
+        policy::{Agent, Attestation, Approval, OnMiss, Question, Ruling, explain_rule, rule},
     },
 };
 
@@ -77,6 +77,7 @@ impl Engine {
             problems: self.problems(&counters),
             counters,
             programs: self.programs.clone(),
+            spiffe_broker: self.identities.state().map(|(address, _)| address).unwrap_or_default(),
         }
     }
 
@@ -92,6 +93,15 @@ impl Engine {
                 "processes of agents found no room and are denied everything: raise `--max-processes`"
                     .to_owned(),
             );
+        }
+        let vouched = |agent: &&Agent| agent.attestation == Attestation::Spiffe;
+        match (self.identities.state(), self.policy.agents().iter().find(vouched)) {
+            (Some((address, Some(fault))), _) => problems.push(format!("{address}: {fault}")),
+            (None, Some(agent)) => problems.push(format!(
+                "agent {} may do nothing: the policy has it attested by SPIFFE, and there is no `--spiffe-broker`",
+                agent.name
+            )),
+            (Some(_), _) | (None, None) => {}
         }
         for name in ["cgroup_table_full", "bad_records", "events_lost_disk", "events_lost_queue"] {
             if let Some(count) = counters.get(name).filter(|count| **count > 0) {
@@ -139,6 +149,7 @@ impl Engine {
                     .sha256
                     .map(|digest| digest.to_string())
                     .unwrap_or_default(),
+                spiffe_id: instance.process.spiffe_id.as_ref().map(ToString::to_string),
                 started: instance.started,
                 processes: self
                     .processes
@@ -272,7 +283,9 @@ impl Engine {
             .unwrap_or_default();
         match identity {
             ImageStanding::Attested => {
-                steps.push(step("identity", format!("{exe} is attested"), true));
+                let name = self.images.get(&facts.exec).and_then(|one| one.process.spiffe_id.as_ref());
+                let name = name.map(|id| format!(" as {id}")).unwrap_or_default();
+                steps.push(step("identity", format!("{exe} is attested{name}"), true));
             }
             ImageStanding::Limited(_) => {
                 steps.push(step(
@@ -283,6 +296,10 @@ impl Engine {
             }
             ImageStanding::Hashing => {
                 steps.push(step("identity", format!("{exe} is being hashed"), true));
+            }
+            ImageStanding::Asked => {
+                let found = format!("the SPIFFE broker is asked who {exe} is");
+                steps.push(step("identity", found, true));
             }
             ImageStanding::Refused(reason) | ImageStanding::Unreadable(reason) => {
                 let found = format!("{exe} is refused: {}", reason.word());

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
-    approvals::Questions, canary::Canary, peers::Peers, pending::Pending, queries::LOST,
+    approvals::Questions, canary::Canary, identities::Identities, peers::Peers, pending::Pending, queries::LOST,
     selectors::Selectors, tallies::Tallies, via::ViaIndex,
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
     },
     resolver::{
         approval::AnswerTable,
-        attestation::{digest::DigestCache, process::ProcessReader, worker::HashWorkers},
+        attestation::{attestor::Attestor, digest::DigestCache, process::ProcessReader, worker::HashWorkers},
         grant::GrantTable,
         policy::{Policy, SelectorPlan},
     },
@@ -71,6 +71,8 @@ pub struct Parts {
     pub events: EventQueue,
     /// Hashes executables.
     pub hashers: HashWorkers<ExecId>,
+    /// Vouches for agents' processes, where somebody does.
+    pub attestor: Option<Box<dyn Attestor>>,
     /// Resets flows.
     pub flows: FlowReset,
     /// Sets the timers of held connections.
@@ -138,6 +140,7 @@ impl Engine {
             tallies,
             events,
             hashers,
+            attestor,
             flows,
             held_timers,
             uses,
@@ -180,6 +183,7 @@ impl Engine {
             _guarding: guarding,
             uses,
             globs,
+            identities: Identities::new(attestor),
             images: HashMap::new(),
             image_order: VecDeque::new(),
             prefetch: VecDeque::new(),

@@ -54,6 +54,7 @@ pub(super) fn process(pid: u32) -> Process {
             Ancestor { pid: 40, exe: PathBuf::from("/usr/bin/bash") },
             Ancestor { pid: 1, exe: PathBuf::from("/usr/lib/systemd/systemd") },
         ],
+        spiffe_id: None,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
         clock::{self, Moment},
         json::path_text,
     },
+    resolver::spiffe::SpiffeId,
 };
 pub(super) use attempt::attempt;
 use body::{
@@ -586,6 +587,7 @@ impl<'a> Draft<'a> {
             exec: Some(process.exec.get()),
             unit: process.unit.as_deref(),
             cgroup: Some(&process.cgroup),
+            spiffe_id: process.spiffe_id.as_ref().map(SpiffeId::as_str),
             percent_encoded,
             ..self.extension()
         }

@@ -144,6 +144,7 @@ pub(super) fn process<'a>(
         unit: _,
         comm,
         ancestors,
+        spiffe_id: _,
     } = process;
     let mut encoded = Vec::new();
     let file = exe.as_deref().map(|exe| {

@@ -296,6 +296,7 @@ fn recorded(facts: &ProcessFacts) -> Process {
         unit: None,
         comm: printable(comm),
         ancestors: Vec::new(),
+        spiffe_id: None,
     }
 }
 

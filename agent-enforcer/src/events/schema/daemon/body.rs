@@ -166,6 +166,8 @@ pub(in crate::events::schema) struct DaemonExtension<'a> {
     pub(super) unit: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cgroup: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) spiffe_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) percent_encoded: Vec<String>,
 }
