@@ -45,6 +45,7 @@ use crate::{
         policy::Policy,
     },
     verdicts::Verdicts,
+    webhook,
 };
 use sockets::Sockets;
 
@@ -101,6 +102,7 @@ async fn serve(args: RunArgs) -> Result<()> {
     let grants = store.load(&now)?;
     let answers = store.load_answers(&now)?;
     let (changes_told, pending_changes) = watch::channel(0);
+    let (questions, questions_asked) = mpsc::channel(webhook::QUEUE);
     let approvers = Arc::new(ApproverUsers::default());
     let mut policy = Policy::load(&args.policy)?;
     store.admit_manifests(&mut policy, &now)?;
@@ -124,6 +126,7 @@ async fn serve(args: RunArgs) -> Result<()> {
         agent_ids,
         grants,
         answers,
+        webhook: questions,
         pending_changes: changes_told,
         approvers: Arc::clone(&approvers),
         verdicts,
@@ -180,6 +183,7 @@ async fn serve(args: RunArgs) -> Result<()> {
         detach,
     );
     let answering: Arc<dyn Control> = Arc::new(control.clone());
+    tokio::spawn(webhook::run(questions_asked, control.clone()));
     let served = sockets.serve(&answering);
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(takes_over, "enforcing");

@@ -38,7 +38,7 @@ use agent_enforcer_common::{
     record::ProcessFacts,
 };
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use adoption::AdoptionError;
 pub use handle::{DetachOrder, EngineHandle};
@@ -74,6 +74,7 @@ use crate::{
         policy::{Policy, SelectorPlan},
     },
     verdicts::{VerdictError, Verdicts},
+    webhook::Order,
 };
 use approvals::Questions;
 use calls::UseStage;
@@ -121,6 +122,8 @@ pub enum Message {
     GrantChanged(Box<Grant>, Answer<GrantView>),
     /// Check an approver's answer against the question that is open.
     CheckAnswer(AnswerSpec, Authority, Box<Moment>, Answer<ApproverAnswer>),
+    /// Check a signed answer against the question that is open.
+    CheckSignedAnswer(String, Box<Moment>, Answer<ApproverAnswer>),
     /// An approver's answer is on the disk.
     Answered(Box<ApproverAnswer>, Answer<AnswerView>),
     /// A policy was read and its agents have ids.
@@ -183,6 +186,7 @@ pub struct Engine {
     grants: GrantTable,
     answers: AnswerTable,
     questions: Questions,
+    webhook: mpsc::Sender<Order>,
     via: ViaIndex,
     verdicts: Verdicts,
     processes: ProcessMaps,
@@ -312,6 +316,9 @@ impl Engine {
             }
             Message::CheckAnswer(spec, authority, now, answer) => {
                 let _ = answer.send(self.check_answer(&spec, authority, &now));
+            }
+            Message::CheckSignedAnswer(text, now, answer) => {
+                let _ = answer.send(self.check_signed_answer(&text, &now));
             }
             Message::Answered(given, answer) => {
                 let _ = answer.send(Ok(self.on_answer(*given)));

@@ -13,7 +13,7 @@ use agent_enforcer_common::{
     id::{AgentId, ExecId},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
@@ -37,6 +37,7 @@ use crate::{
         policy::{Policy, SelectorPlan},
     },
     verdicts::{VerdictError, Verdicts},
+    webhook::Order,
 };
 
 /// Everything that an engine is made of.
@@ -53,6 +54,8 @@ pub struct Parts {
     pub grants: GrantTable,
     /// What approvers have answered.
     pub answers: AnswerTable,
+    /// Posts questions to the policy's webhook.
+    pub webhook: mpsc::Sender<Order>,
     /// Told when what is pending changes.
     pub pending_changes: watch::Sender<u64>,
     /// Told who may approve.
@@ -131,6 +134,7 @@ impl Engine {
             agent_ids,
             grants,
             answers,
+            webhook,
             pending_changes,
             approvers,
             verdicts,
@@ -165,6 +169,7 @@ impl Engine {
             grants,
             answers,
             questions: Questions::default(),
+            webhook,
             verdicts,
             processes,
             selectors: Selectors::new(selectors, cgroups.clone()),

@@ -242,18 +242,6 @@ fn refused(status: &Status) -> AttestError {
         | Code::Unimplemented
         | Code::Internal
         | Code::Unavailable
-        | Code::DataLoss => AttestError::Unreachable(chain(status)),
+        | Code::DataLoss => AttestError::Unreachable(format!("{code:?}: {message}")),
     }
-}
-
-/// An error with its causes: transports hide what matters behind "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
