@@ -29,6 +29,7 @@ pub mod signatory;
 pub mod trick;
 pub mod unix;
 pub mod wait;
+pub mod webhook;
 
 pub use events::Event;
 pub use host::{GrantRequest, HostBuilder, TestHost};
