@@ -8,7 +8,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    signature::{Ed25519KeyPair, KeyPair as _},
+};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
@@ -53,6 +56,7 @@ pub struct Webhook {
 struct Desk {
     turns: VecDeque<Turn>,
     questions: Vec<Value>,
+    bodies: Vec<Bytes>,
 }
 
 impl Webhook {
@@ -92,6 +96,11 @@ impl Webhook {
         self.desk().questions.clone()
     }
 
+    /// The same, as it came.
+    pub fn bodies(&self) -> Vec<Bytes> {
+        self.desk().bodies.clone()
+    }
+
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().expect("no test has failed within")
     }
@@ -121,6 +130,7 @@ async fn serve(
     let turn = {
         let mut desk = desk.lock().expect("no test has failed within");
         desk.questions.push(question.clone());
+        desk.bodies.push(body);
         let turn = desk.turns.front().cloned().expect("a turn");
         if desk.turns.len() > 1 {
             desk.turns.pop_front();
@@ -142,6 +152,15 @@ async fn serve(
         }
     };
     Ok(answered.expect("a response"))
+}
+
+/// SHA-256 over the inputs of a question as they stand in its body, hex.
+pub fn digest_of_inputs(body: &[u8]) -> String {
+    let text = std::str::from_utf8(body).expect("JSON is text");
+    let (_, inputs) = text.split_once(r#""inputs":"#).expect("a question has inputs");
+    let inputs = inputs.strip_suffix('}').expect("they come last");
+    let digest = digest(&SHA256, inputs.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An Ed25519 key of an approver.

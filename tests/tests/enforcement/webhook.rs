@@ -6,7 +6,7 @@ use agent_enforcer_tests::{
     TestHost,
     certificates::Authority,
     wait::{SOON, wait_until},
-    webhook::{ApproverKey, Turn, Webhook},
+    webhook::{ApproverKey, Turn, Webhook, digest_of_inputs},
 };
 use serde_json::{Value, json};
 
@@ -83,6 +83,8 @@ fn call_waits_for_the_webhooks_yes_and_goes_on() {
     assert_eq!((&first["question"], &first["digest"]), (&shown["id"], &shown["digest"]));
     assert_eq!((&first["audience"], &first["pid"]), (&json!("host-1"), &json!(agent.pid())));
     assert_eq!(first["destination"], format!("{}/tcp", stage.host.at(30)));
+    let body = &stage.service.bodies()[0];
+    assert_eq!(first["digest"], digest_of_inputs(body), "whoever shows it can check it");
     let inputs = &first["inputs"];
     assert_eq!((&inputs["agent"], &inputs["tool"]), (&json!("waits"), &json!("mail")));
     let given = stage.host.wait_event("the answer", |event| event.code() == "approval_given");
