@@ -130,7 +130,13 @@ impl Verdicts {
     /// Lets nothing of a program image pass without a question.
     pub fn forget_identity(&mut self, exec: ExecId) -> Result<(), VerdictError> {
         match self.maps.identities.remove(&exec) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Ok(()) => Ok(()),
+            // It was not there.
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
             Err(source) => {
                 Err(VerdictError { what: "remove from", map: names::IDENTITIES, source })
             }

@@ -28,6 +28,9 @@ use crate::{
 const LOST: Duration = Duration::from_secs(30);
 /// Shortest time between two questions about an image that has an answer.
 const RENEW: Duration = Duration::from_secs(1);
+/// How long a question that got no answer is not asked again: calls that waited for it end, and who calls
+/// again and again does not keep the attestor busy.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module's header.
 pub(super) struct Identities {
@@ -35,6 +38,8 @@ pub(super) struct Identities {
     known: HashMap<ExecId, Known>,
     /// When the question was asked, ns of `CLOCK_BOOTTIME`.
     asked: HashMap<ExecId, u64>,
+    /// Until when an image that got no answer is not asked about, ns of `CLOCK_BOOTTIME`.
+    paused: HashMap<ExecId, u64>,
 }
 
 /// An answer.
@@ -57,7 +62,8 @@ enum Named {
 
 impl Identities {
     pub(super) fn new(attestor: Option<Box<dyn Attestor>>) -> Self {
-        Self { attestor, known: HashMap::new(), asked: HashMap::new() }
+        let (known, asked, paused) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { attestor, known, asked, paused }
     }
 
     /// Where the attestor is, and whether it answers; `None` where there is none.
@@ -78,6 +84,9 @@ impl Identities {
     fn ask(&mut self, facts: &ProcessFacts, now_ns: u64) -> bool {
         if self.asked.contains_key(&facts.exec) {
             return true;
+        }
+        if self.paused.get(&facts.exec).is_some_and(|until_ns| now_ns < *until_ns) {
+            return false;
         }
         let Some(attestor) = &self.attestor else { return false };
         let ProcessFacts { exec, tgid, start_ns, .. } = *facts;
@@ -173,6 +182,8 @@ impl Engine {
             Err(error) => {
                 tracing::warn!(pid = subject.pid, %error, "an identity is not vouched for");
                 // What was answered before counts to its end.
+                let until_ns = self.clock.now_ns() + nanoseconds(PAUSE);
+                self.identities.paused.insert(exec, until_ns);
                 if before == ImageStanding::Asked {
                     self.remember(&facts, process, unavailable());
                 }
@@ -219,6 +230,7 @@ impl Engine {
                 self.decide_waiting(|key, _group| key.exec == exec);
             }
         }
+        self.identities.paused.retain(|_, until_ns| now_ns < *until_ns);
         for exec in self.identities.due(now_ns) {
             if let Some(facts) = self.images.get(&exec).map(|image| image.facts) {
                 self.identities.ask(&facts, now_ns);

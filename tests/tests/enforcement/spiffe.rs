@@ -52,7 +52,7 @@ impl Stage {
         let bundle = ["--spiffe-bundle", "@DIR@/bundle.pem"];
         let flags = broker.into_iter().chain(files).chain(bundle);
         let builder = flags.fold(TestHost::builder(), |builder, flag| builder.flag(flag));
-        let mut host = builder.stopped().build();
+        let host = builder.stopped().build();
         let authority = Authority::new("example.org");
         authority.write(host.directory(), "bundle.pem");
         authority.svid(CLIENT).write(host.directory(), "daemon");
@@ -85,6 +85,12 @@ impl Stage {
         assert_eq!(explained["reason"], reason);
     }
 
+    /// Waits until a process that was asked about before is asked about again.
+    fn becomes(&self, agent: &Probe, reason: &str) {
+        let to = self.host.at(10).to_string();
+        wait_until(reason, SOON, || self.host.explain(agent.pid(), &to)["reason"] == reason);
+    }
+
     fn allows(&self, agent: &mut Probe, name: &str) {
         assert!(agent.connect(name, self.host.at(10)).is_ok(), "{}", self.host.daemon.log());
     }
@@ -96,6 +102,7 @@ fn agent_is_who_the_broker_says() {
     let mut agent = stage.host.agent("strict");
     stage.refuses(&mut agent, "spiffe_unavailable");
     stage.broker().register(agent.pid(), ID, HOUR);
+    stage.becomes(&agent, "allowed_standing");
     stage.allows(&mut agent, "a");
     assert!(agent.echoes("a"));
     let explained = stage.host.explain(agent.pid(), &stage.host.at(10).to_string());
@@ -112,6 +119,7 @@ fn agent_is_who_the_broker_says() {
 
     let mut twin = stage.host.agent("strict");
     stage.broker().register(twin.pid(), "spiffe://example.org/agent/other", HOUR);
+    stage.becomes(&twin, "spiffe_id_mismatch");
     stage.refuses(&mut twin, "spiffe_id_mismatch");
     let refused = stage.host.wait_event("the refusal", |event| event.code() == "identity_refused");
     assert_eq!(refused.own("spiffe_id"), "spiffe://example.org/agent/other");
@@ -130,6 +138,7 @@ fn identity_is_renewed_and_ends_with_what_vouches_for_it() {
     let stage = Stage::new();
     let mut agent = stage.host.agent("strict");
     stage.broker().register(agent.pid(), ID, Duration::from_secs(3));
+    stage.becomes(&agent, "allowed_standing");
     stage.allows(&mut agent, "a");
     let before = stage.broker().asked().len();
     wait_until("renewals", SOON, || stage.broker().asked().len() >= before + 3);
@@ -142,6 +151,7 @@ fn identity_is_renewed_and_ends_with_what_vouches_for_it() {
     assert!(!cut.is_ok(), "{cut:?}");
     stage.refuses(&mut agent, "spiffe_unavailable");
     stage.broker().register(agent.pid(), ID, HOUR);
+    stage.becomes(&agent, "allowed_standing");
     stage.allows(&mut agent, "c");
 }
 
@@ -150,6 +160,7 @@ fn broker_that_is_down_is_told_and_asked_again() {
     let mut stage = Stage::new();
     let mut known = stage.host.agent("strict");
     stage.broker().register(known.pid(), ID, HOUR);
+    stage.becomes(&known, "allowed_standing");
     stage.allows(&mut known, "a");
     let status = stage.host.cli(&["status"]);
     assert!(status["spiffe_broker"].as_str().unwrap().ends_with("/broker.sock"), "{status}");
@@ -162,7 +173,8 @@ fn broker_that_is_down_is_told_and_asked_again() {
     assert!(problems.contains("the SPIFFE broker can't be reached"), "{problems}");
     stage.start_broker();
     stage.broker().register(agent.pid(), ID, HOUR);
-    wait_until("the broker's word", SOON, || agent.connect("a", stage.host.at(10)).is_ok());
+    stage.becomes(&agent, "allowed_standing");
+    stage.allows(&mut agent, "a");
     let problems = stage.host.cli(&["status"])["problems"].to_string();
     assert!(!problems.contains("SPIFFE"), "{problems}");
 }
