@@ -209,8 +209,7 @@ struct Service(Arc<Mutex<Desk>>);
 
 #[tonic::async_trait]
 impl Api for Service {
-    type SubscribeToX509SVIDStream =
-        ReceiverStream<Result<SubscribeToX509svidResponse, Status>>;
+    type SubscribeToX509SVIDStream = ReceiverStream<Result<SubscribeToX509svidResponse, Status>>;
     type SubscribeToX509BundlesStream =
         ReceiverStream<Result<SubscribeToX509BundlesResponse, Status>>;
     type SubscribeToJWTBundlesStream =

@@ -20,7 +20,7 @@ use crate::{
     events::LostRecords,
     resolver::{
         grant::GrantState,
-        policy::{Agent, Attestation, Approval, OnMiss, Question, Ruling, explain_rule, rule},
+        policy::{Agent, Approval, Attestation, OnMiss, Question, Ruling, explain_rule, rule},
     },
 };
 
@@ -283,7 +283,8 @@ impl Engine {
             .unwrap_or_default();
         match identity {
             ImageStanding::Attested => {
-                let name = self.images.get(&facts.exec).and_then(|one| one.process.spiffe_id.as_ref());
+                let name =
+                    self.images.get(&facts.exec).and_then(|one| one.process.spiffe_id.as_ref());
                 let name = name.map(|id| format!(" as {id}")).unwrap_or_default();
                 steps.push(step("identity", format!("{exe} is attested{name}"), true));
             }

@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
-    approvals::Questions, canary::Canary, identities::Identities, peers::Peers, pending::Pending, queries::LOST,
-    selectors::Selectors, tallies::Tallies, via::ViaIndex,
+    approvals::Questions, canary::Canary, identities::Identities, peers::Peers, pending::Pending,
+    queries::LOST, selectors::Selectors, tallies::Tallies, via::ViaIndex,
 };
 use crate::{
     control::ApproverUsers,
@@ -32,7 +32,9 @@ use crate::{
     },
     resolver::{
         approval::AnswerTable,
-        attestation::{attestor::Attestor, digest::DigestCache, process::ProcessReader, worker::HashWorkers},
+        attestation::{
+            attestor::Attestor, digest::DigestCache, process::ProcessReader, worker::HashWorkers,
+        },
         grant::GrantTable,
         policy::{Policy, SelectorPlan},
     },

@@ -57,7 +57,9 @@ pub enum AnswerRefusal {
     #[error("`typ` of the header must be {TYPE}: another document says nothing about a question")]
     WrongType,
     /// No approver's key.
-    #[error("key {0} is no approver's; name it as `key` under `approvers`, and define it under `keys`")]
+    #[error(
+        "key {0} is no approver's; name it as `key` under `approvers`, and define it under `keys`"
+    )]
     NoApprover(KeyId),
     /// Not these claims.
     #[error("{0}")]

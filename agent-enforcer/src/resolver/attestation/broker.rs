@@ -28,11 +28,7 @@ use spiffe::{
         },
     },
 };
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tonic::{
     Code, Status,
     service::interceptor::InterceptedService,
@@ -42,7 +38,9 @@ use tonic::{
 pub use address::{BrokerAddress, BrokerAddressError};
 
 use super::{
-    attestor::{AttestError, Attestation, Attestor, AttestorBusy, AttestorState, Identity, Subject},
+    attestor::{
+        AttestError, Attestation, Attestor, AttestorBusy, AttestorState, Identity, Subject,
+    },
     bound::BoundProcess,
 };
 use crate::resolver::spiffe::SpiffeId;

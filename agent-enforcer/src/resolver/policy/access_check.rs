@@ -205,8 +205,7 @@ pub(super) fn refuse_unapprovable(
     approvals: &Approvals,
     errors: &mut Vec<PolicyError>,
 ) {
-    let answers =
-        |approver: &Approver| approver.uid.is_some() || approvals.webhook.is_some();
+    let answers = |approver: &Approver| approver.uid.is_some() || approvals.webhook.is_some();
     if approvals.approvers.iter().any(answers) || approvals.attendance == Attendance::Unattended {
         return;
     }

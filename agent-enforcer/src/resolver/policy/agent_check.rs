@@ -196,12 +196,7 @@ fn agent(
         owner: text("owner", owner, OWNER_LIMIT, report),
         purpose: text("purpose", purpose, PURPOSE_LIMIT, report),
         manifest: None,
-        attestation: optional(
-            attestation.as_ref(),
-            Attestation::Local,
-            parse_attestation,
-            report,
-        ),
+        attestation: optional(attestation.as_ref(), Attestation::Local, parse_attestation, report),
         selectors,
         tools,
         standing,

@@ -66,10 +66,7 @@ pub(super) fn client_config(config: &BrokerConfig) -> Result<ClientConfig, TlsEr
     Ok(client)
 }
 
-fn certificates(
-    path: &Path,
-    what: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match all {
         Ok(none) if none.is_empty() => {
