@@ -104,6 +104,8 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// Programs attached, by name.
     pub programs: Vec<String>,
+    /// Where the SPIFFE broker is; empty where there is none.
+    pub spiffe_broker: String,
     /// What is not as it should be; empty when all is well.
     pub problems: Vec<String>,
 }
@@ -148,6 +150,8 @@ pub struct InstanceView {
     pub unverified: String,
     /// The container that it is in, by its id; empty where it is in none.
     pub container: String,
+    /// Whom a SPIFFE broker says it is, where one was asked.
+    pub spiffe_id: Option<String>,
     /// Since when.
     #[serde(serialize_with = "serialize_time")]
     pub started: SystemTime,

@@ -13,7 +13,7 @@ use agent_enforcer_common::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::strict_json;
+use crate::{resolver::spiffe::SpiffeId, strict_json};
 
 /// What became of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -241,6 +241,8 @@ pub struct Process {
     pub comm: String,
     /// Parent first, up to pid 1.
     pub ancestors: Vec<Ancestor>,
+    /// Whom a SPIFFE broker says it is, where one is asked.
+    pub spiffe_id: Option<SpiffeId>,
 }
 
 /// The grant behind a decision.

@@ -12,6 +12,7 @@ mod force;
 mod guarded;
 mod handle;
 mod held;
+mod identities;
 mod images;
 mod manifests;
 mod parked;
@@ -38,13 +39,13 @@ use agent_enforcer_common::{
     record::ProcessFacts,
 };
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use adoption::AdoptionError;
 pub use handle::{DetachOrder, EngineHandle};
 pub use peers::PeerError;
-pub use scripts::Subject;
 pub use pending::{GroupKey, PendingLimits};
+pub use scripts::Sought;
 pub use selectors::SelectorError;
 pub use start::{EngineError, Parts};
 
@@ -65,6 +66,7 @@ use crate::{
     resolver::{
         approval::{Answer as ApproverAnswer, AnswerTable},
         attestation::{
+            attestor::{Attestation, Subject},
             digest::{DigestCache, DigestError},
             executables::Resolution,
             process::ProcessReader,
@@ -74,10 +76,12 @@ use crate::{
         policy::{Policy, SelectorPlan},
     },
     verdicts::{VerdictError, Verdicts},
+    webhook::Order,
 };
 use approvals::Questions;
 use calls::UseStage;
 use canary::Canary;
+use identities::Identities;
 use images::Image;
 use peers::Peers;
 use pending::Pending;
@@ -99,7 +103,9 @@ pub type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
 /// What comes from the rest of the daemon.
 pub enum Message {
     /// What the workers found, for an image.
-    Found(ExecId, Subject, Result<Found, DigestError>),
+    Found(ExecId, Sought, Result<Found, DigestError>),
+    /// Somebody was asked who an image is.
+    Identified(Subject, Attestation),
     /// A use of a counted grant is on the disk, or is not.
     UseRecorded {
         /// The grant.
@@ -119,6 +125,8 @@ pub enum Message {
     GrantChanged(Box<Grant>, Answer<GrantView>),
     /// Check an approver's answer against the question that is open.
     CheckAnswer(AnswerSpec, Authority, Box<Moment>, Answer<ApproverAnswer>),
+    /// Check a signed answer against the question that is open.
+    CheckSignedAnswer(String, Box<Moment>, Answer<ApproverAnswer>),
     /// An approver's answer is on the disk.
     Answered(Box<ApproverAnswer>, Answer<AnswerView>),
     /// A policy was read and its agents have ids.
@@ -181,6 +189,7 @@ pub struct Engine {
     grants: GrantTable,
     answers: AnswerTable,
     questions: Questions,
+    webhook: mpsc::Sender<Order>,
     via: ViaIndex,
     verdicts: Verdicts,
     processes: ProcessMaps,
@@ -190,7 +199,7 @@ pub struct Engine {
     events: EventQueue,
     reader: ProcessReader,
     digests: DigestCache,
-    hashers: HashWorkers<(ExecId, Subject)>,
+    hashers: HashWorkers<(ExecId, Sought)>,
     flows: FlowReset,
     held_timers: HeldTimers,
     cgroups: PathBuf,
@@ -200,6 +209,7 @@ pub struct Engine {
     _guarding: SyncSender<Infallible>,
     uses: SyncSender<UseRequest>,
     globs: SyncSender<Vec<String>>,
+    identities: Identities,
     images: HashMap<ExecId, Image>,
     image_order: VecDeque<ExecId>,
     prefetch: VecDeque<ProcessFacts>,
@@ -296,6 +306,7 @@ impl Engine {
     pub fn on_message(&mut self, message: Message) -> Next {
         match message {
             Message::Found(exec, subject, result) => self.on_found(exec, subject, result),
+            Message::Identified(subject, answer) => self.on_identified(subject, answer),
             Message::UseRecorded { grant, key, result } => self.on_use_recorded(grant, key, result),
             Message::Executables(resolution) => self.on_executables(&resolution),
             Message::CheckGrant(spec, now, answer) => {
@@ -309,6 +320,9 @@ impl Engine {
             }
             Message::CheckAnswer(spec, authority, now, answer) => {
                 let _ = answer.send(self.check_answer(&spec, authority, &now));
+            }
+            Message::CheckSignedAnswer(text, now, answer) => {
+                let _ = answer.send(self.check_signed_answer(&text, &now));
             }
             Message::Answered(given, answer) => {
                 let _ = answer.send(Ok(self.on_answer(*given)));
@@ -376,6 +390,7 @@ impl Engine {
             self.continue_forgotten(now_ns);
             self.let_timers_go();
             self.watch_manifests();
+            self.watch_identities(now_ns);
             self.note_ended_grants();
             self.drop_outdated_grants();
             self.tell_lost_records();

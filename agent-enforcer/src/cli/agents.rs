@@ -45,7 +45,17 @@ fn render(agents: &[AgentView], now: SystemTime, style: Style) -> String {
         text.push_str("\nno agent is running; `agent-enforcer explain --pid PID --to IP:PORT` says why a process is none\n");
         return text;
     }
-    let headings = ["INSTANCE", "AGENT", "PID", "EXECUTABLE", "SHA256", "SCRIPT", "PROCESSES", "STARTED"];
+    let headings = [
+        "INSTANCE",
+        "AGENT",
+        "PID",
+        "EXECUTABLE",
+        "SHA256",
+        "SCRIPT",
+        "SPIFFE ID",
+        "PROCESSES",
+        "STARTED",
+    ];
     let mut table = Table::new(&headings, style);
     for agent in agents {
         for instance in &agent.instances {
@@ -58,6 +68,7 @@ fn render(agents: &[AgentView], now: SystemTime, style: Style) -> String {
                 script_sha256: _,
                 unverified,
                 container: _,
+                spiffe_id,
                 started,
                 processes,
             } = instance;
@@ -74,6 +85,7 @@ fn render(agents: &[AgentView], now: SystemTime, style: Style) -> String {
                 &exe.to_string_lossy(),
                 digest,
                 &code,
+                spiffe_id.as_deref().unwrap_or("-"),
                 &processes.to_string(),
                 &relative(*started, now),
             ]);

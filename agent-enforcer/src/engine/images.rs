@@ -14,7 +14,7 @@ use agent_enforcer_common::{
     record::{ExecRecord, ProcessFacts},
 };
 
-use super::{Engine, Instance, scripts::Subject};
+use super::{Engine, Instance, scripts::Sought};
 use crate::{
     decision::{Process, Sha256Digest},
     events::{DaemonEvent, InstanceFacts},
@@ -46,6 +46,8 @@ pub(super) struct Image {
 pub(super) enum ImageStanding {
     /// Its executable is being hashed, or its script looked for.
     Hashing,
+    /// Somebody else is asked who it is.
+    Asked,
     /// It may ask.
     Attested,
     /// It may use only what names its executable, for this reason.
@@ -54,6 +56,16 @@ pub(super) enum ImageStanding {
     Refused(Reason),
     /// It may not now; the next question tries again.
     Unreadable(Reason),
+}
+
+impl ImageStanding {
+    /// Whether verdicts may be made for it.
+    pub(super) const fn may_act(self) -> bool {
+        match self {
+            Self::Attested | Self::Limited(_) => true,
+            Self::Hashing | Self::Asked | Self::Refused(_) | Self::Unreadable(_) => false,
+        }
+    }
 }
 
 impl Engine {
@@ -138,7 +150,7 @@ impl Engine {
                     (process.sha256, process.fsverity) = (Some(digests.sha256), digests.fsverity);
                     return self.look_for_script(facts, process);
                 }
-                self.have_done(facts, process, Work::Hash(reading.executable), Subject::Executable)
+                self.have_done(facts, process, Work::Hash(reading.executable), Sought::Executable)
             }
             Err(error) => {
                 let reason = error.reason();
@@ -180,7 +192,10 @@ impl Engine {
             own.or_else(|| self.instances.get(&facts.instance).and_then(|found| found.refused));
         let standing = match refused {
             Some(reason) => ImageStanding::Refused(reason),
-            None => self.standing_by_manifest(facts, &process),
+            None => match self.standing_by_identity(facts, &process) {
+                ImageStanding::Unreadable(Reason::SpiffeUnavailable) => self.ask_identity(facts),
+                standing => standing,
+            },
         };
         self.remember(facts, process, standing);
         self.write_standing(facts.exec, standing);
@@ -197,9 +212,10 @@ impl Engine {
             ImageStanding::Refused(reason) => self.verdicts.identify(exec, Some(reason)),
             // What the prefixes allow is for the agent's own software: the kernel side asks about all
             // that others do.
-            ImageStanding::Limited(_) | ImageStanding::Hashing | ImageStanding::Unreadable(_) => {
-                self.verdicts.forget_identity(exec)
-            }
+            ImageStanding::Limited(_)
+            | ImageStanding::Hashing
+            | ImageStanding::Asked
+            | ImageStanding::Unreadable(_) => self.verdicts.forget_identity(exec),
         };
         self.check(written);
     }

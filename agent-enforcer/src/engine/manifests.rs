@@ -55,27 +55,35 @@ impl Engine {
         agent.manifest.as_ref().and_then(AgentManifest::software)
     }
 
-    /// Judges every attested image by the manifests in force.
-    pub(super) fn rejudge_images(&mut self) {
+    /// Judges every attested image by the manifests in force and by who vouches for it; true where one
+    /// may act no more.
+    pub(super) fn rejudge_images(&mut self) -> bool {
         let mut changed: Vec<(ExecId, ImageStanding)> = Vec::new();
         for (exec, image) in &self.images {
             match image.standing {
-                ImageStanding::Attested | ImageStanding::Limited(_) => {}
+                ImageStanding::Attested
+                | ImageStanding::Limited(_)
+                // What the policy calls the agent may have changed.
+                | ImageStanding::Refused(Reason::SpiffeIdMismatch) => {}
                 ImageStanding::Hashing
+                | ImageStanding::Asked
                 | ImageStanding::Refused(_)
                 | ImageStanding::Unreadable(_) => continue,
             }
-            let standing = self.standing_by_manifest(&image.facts, &image.process);
+            let standing = self.standing_by_identity(&image.facts, &image.process);
             if standing != image.standing {
                 changed.push((*exec, standing));
             }
         }
+        let mut ends = false;
         for (exec, standing) in changed {
             if let Some(image) = self.images.get_mut(&exec) {
+                ends |= image.standing.may_act() && !standing.may_act();
                 image.standing = standing;
             }
             self.write_standing(exec, standing);
         }
+        ends
     }
 
     /// Sees manifests begin and end.

@@ -20,7 +20,7 @@ use crate::{
     events::LostRecords,
     resolver::{
         grant::GrantState,
-        policy::{Agent, Approval, OnMiss, Question, Ruling, explain_rule, rule},
+        policy::{Agent, Approval, Attestation, OnMiss, Question, Ruling, explain_rule, rule},
     },
 };
 
@@ -77,6 +77,7 @@ impl Engine {
             problems: self.problems(&counters),
             counters,
             programs: self.programs.clone(),
+            spiffe_broker: self.identities.state().map(|(address, _)| address).unwrap_or_default(),
         }
     }
 
@@ -92,6 +93,15 @@ impl Engine {
                 "processes of agents found no room and are denied everything: raise `--max-processes`"
                     .to_owned(),
             );
+        }
+        let vouched = |agent: &&Agent| agent.attestation == Attestation::Spiffe;
+        match (self.identities.state(), self.policy.agents().iter().find(vouched)) {
+            (Some((address, Some(fault))), _) => problems.push(format!("{address}: {fault}")),
+            (None, Some(agent)) => problems.push(format!(
+                "agent {} may do nothing: the policy has it attested by SPIFFE, and there is no `--spiffe-broker`",
+                agent.name
+            )),
+            (Some(_), _) | (None, None) => {}
         }
         for name in ["cgroup_table_full", "bad_records", "events_lost_disk", "events_lost_queue"] {
             if let Some(count) = counters.get(name).filter(|count| **count > 0) {
@@ -129,31 +139,32 @@ impl Engine {
             tools.iter().filter_map(name).collect()
         };
         let instances = self.instances.iter().filter(|(_, instance)| instance.agent == agent.name);
-        let mut instances: Vec<InstanceView> = instances
-            .map(|(id, instance)| {
-                let script = instance.process.code.script();
-                let container = instance.process.container.as_ref();
-                InstanceView {
-                id: instance_name(*id),
-                pid: instance.process.pid,
-                exe: instance.process.exe.clone().unwrap_or_default(),
-                sha256: instance
-                    .process
-                    .sha256
-                    .map(|digest| digest.to_string())
-                    .unwrap_or_default(),
-                script: script.map(|script| script.path.clone()).unwrap_or_default(),
-                script_sha256: script.map(|it| it.sha256.to_string()).unwrap_or_default(),
-                unverified: instance.process.code.unverified().to_owned(),
-                container: container.map(|it| it.id.clone()).unwrap_or_default(),
-                started: instance.started,
-                processes: self
-                    .processes
-                    .instances
-                    .get(id, 0)
-                    .map_or(0, |state| usize::try_from(state.processes).unwrap_or_default()),
-            }})
-            .collect();
+        let mut instances: Vec<InstanceView> =
+            instances
+                .map(|(id, instance)| {
+                    let script = instance.process.code.script();
+                    let container = instance.process.container.as_ref();
+                    InstanceView {
+                        id: instance_name(*id),
+                        pid: instance.process.pid,
+                        exe: instance.process.exe.clone().unwrap_or_default(),
+                        sha256: instance
+                            .process
+                            .sha256
+                            .map(|digest| digest.to_string())
+                            .unwrap_or_default(),
+                        script: script.map(|script| script.path.clone()).unwrap_or_default(),
+                        script_sha256: script.map(|it| it.sha256.to_string()).unwrap_or_default(),
+                        unverified: instance.process.code.unverified().to_owned(),
+                        container: container.map(|it| it.id.clone()).unwrap_or_default(),
+                        spiffe_id: instance.process.spiffe_id.as_ref().map(ToString::to_string),
+                        started: instance.started,
+                        processes: self.processes.instances.get(id, 0).map_or(0, |state| {
+                            usize::try_from(state.processes).unwrap_or_default()
+                        }),
+                    }
+                })
+                .collect();
         instances.sort_by_key(|instance| instance.started);
         AgentView {
             name: agent.name.to_string(),
@@ -279,7 +290,10 @@ impl Engine {
             .unwrap_or_default();
         match identity {
             ImageStanding::Attested => {
-                steps.push(step("identity", format!("{exe} is attested"), true));
+                let name =
+                    self.images.get(&facts.exec).and_then(|one| one.process.spiffe_id.as_ref());
+                let name = name.map(|id| format!(" as {id}")).unwrap_or_default();
+                steps.push(step("identity", format!("{exe} is attested{name}"), true));
             }
             ImageStanding::Limited(_) => {
                 steps.push(step(
@@ -290,6 +304,10 @@ impl Engine {
             }
             ImageStanding::Hashing => {
                 steps.push(step("identity", format!("{exe} is being hashed"), true));
+            }
+            ImageStanding::Asked => {
+                let found = format!("the SPIFFE broker is asked who {exe} is");
+                steps.push(step("identity", found, true));
             }
             ImageStanding::Refused(reason) | ImageStanding::Unreadable(reason) => {
                 let found = format!("{exe} is refused: {}", reason.word());

@@ -33,7 +33,7 @@ const EXEC_LIMIT: usize = 8192;
 
 /// What the workers look at, of an image.
 #[derive(Debug)]
-pub enum Subject {
+pub enum Sought {
     /// The content of its executable.
     Executable,
     /// Where its script is.
@@ -100,7 +100,7 @@ impl Engine {
         match self.search(facts, language) {
             Ok(search) => {
                 let work = Work::Find(Box::new(search), facts.instance);
-                self.have_done(facts, process, work, Subject::Path)
+                self.have_done(facts, process, work, Sought::Path)
             }
             Err(why) => self.conclude_unverified(facts, process, why),
         }
@@ -117,11 +117,7 @@ impl Engine {
         listed.or_else(by_name)
     }
 
-    fn search(
-        &self,
-        facts: &ProcessFacts,
-        language: Language,
-    ) -> Result<ScriptSearch, Unverified> {
+    fn search(&self, facts: &ProcessFacts, language: Language) -> Result<ScriptSearch, Unverified> {
         let seen = self.execs.get(facts.exec).ok_or(Unverified::ExecNotSeen)?;
         let path = interpreters::script_of(language, &seen.arguments)?;
         Ok(ScriptSearch { pid: facts.tgid, start_ns: facts.start_ns, seen: seen.clone(), path })
@@ -133,9 +129,9 @@ impl Engine {
         facts: &ProcessFacts,
         process: Process,
         work: Work,
-        subject: Subject,
+        subject: Sought,
     ) -> ImageStanding {
-        let is_executable = matches!(subject, Subject::Executable);
+        let is_executable = matches!(subject, Sought::Executable);
         let Err(busy) = self.hashers.submit(work, (facts.exec, subject)) else {
             return self.remember(facts, process, ImageStanding::Hashing);
         };
@@ -158,37 +154,37 @@ impl Engine {
     pub(super) fn on_found(
         &mut self,
         exec: ExecId,
-        subject: Subject,
+        subject: Sought,
         result: Result<Found, DigestError>,
     ) {
         let Some(image) = self.images.get(&exec) else { return };
         let (mut process, facts) = ((*image.process).clone(), image.facts);
         let standing = match (subject, result) {
-            (Subject::Executable, Ok(Found::Hashed(hashed))) => {
+            (Sought::Executable, Ok(Found::Hashed(hashed))) => {
                 self.digests.insert(&hashed);
                 (process.sha256, process.fsverity) = (Some(hashed.digest), hashed.fsverity);
                 self.look_for_script(&facts, process)
             }
-            (Subject::Executable, Err(error)) => {
+            (Sought::Executable, Err(error)) => {
                 tracing::warn!(pid = process.pid, exe = ?process.exe, %error, "an executable is not hashed");
                 let standing = ImageStanding::Unreadable(Reason::IdentityUnverified);
                 self.remember(&facts, process, standing)
             }
-            (Subject::Path, Ok(Found::Script(Ok(file)))) => self.read_script(&facts, process, file),
-            (Subject::Path, Ok(Found::Script(Err(why)))) => {
+            (Sought::Path, Ok(Found::Script(Ok(file)))) => self.read_script(&facts, process, file),
+            (Sought::Path, Ok(Found::Script(Err(why)))) => {
                 self.conclude_unverified(&facts, process, why)
             }
-            (Subject::Script { path, stamp }, Ok(Found::Hashed(hashed))) => {
+            (Sought::Script { path, stamp }, Ok(Found::Hashed(hashed))) => {
                 self.on_script_hashed(&facts, process, path, &stamp, &hashed)
             }
-            (Subject::Path | Subject::Script { .. }, Err(error)) => {
+            (Sought::Path | Sought::Script { .. }, Err(error)) => {
                 let why = unverified(&error);
                 tracing::info!(pid = process.pid, %error, why = why.word(), "a script is not verified");
                 self.conclude_unverified(&facts, process, why)
             }
-            (Subject::Executable, Ok(Found::Script(_)))
-            | (Subject::Path, Ok(Found::Hashed(_)))
-            | (Subject::Script { .. }, Ok(Found::Script(_))) => {
+            (Sought::Executable, Ok(Found::Script(_)))
+            | (Sought::Path, Ok(Found::Hashed(_)))
+            | (Sought::Script { .. }, Ok(Found::Script(_))) => {
                 tracing::error!(pid = process.pid, "a worker answered another question");
                 return;
             }
@@ -209,7 +205,9 @@ impl Engine {
         let (path, stamp) = (file.path().clone(), file.stamp());
         match self.digests.lookup(&stamp) {
             Some(digests) => self.conclude_script(facts, process, path, digests),
-            None => self.have_done(facts, process, Work::Hash(file), Subject::Script { path, stamp }),
+            None => {
+                self.have_done(facts, process, Work::Hash(file), Sought::Script { path, stamp })
+            }
         }
     }
 

@@ -13,12 +13,20 @@ use agent_enforcer_common::{
     id::{AgentId, ExecId},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
-    approvals::Questions, canary::Canary, peers::Peers, pending::Pending, queries::LOST,
-    scripts::{Execs, Subject}, selectors::Selectors, tallies::Tallies, via::ViaIndex,
+    approvals::Questions,
+    canary::Canary,
+    identities::Identities,
+    peers::Peers,
+    pending::Pending,
+    queries::LOST,
+    scripts::{Execs, Sought},
+    selectors::Selectors,
+    tallies::Tallies,
+    via::ViaIndex,
 };
 use crate::{
     control::ApproverUsers,
@@ -32,11 +40,14 @@ use crate::{
     },
     resolver::{
         approval::AnswerTable,
-        attestation::{digest::DigestCache, process::ProcessReader, worker::HashWorkers},
+        attestation::{
+            attestor::Attestor, digest::DigestCache, process::ProcessReader, worker::HashWorkers,
+        },
         grant::GrantTable,
         policy::{Policy, SelectorPlan},
     },
     verdicts::{VerdictError, Verdicts},
+    webhook::Order,
 };
 
 /// Everything that an engine is made of.
@@ -53,6 +64,8 @@ pub struct Parts {
     pub grants: GrantTable,
     /// What approvers have answered.
     pub answers: AnswerTable,
+    /// Posts questions to the policy's webhook.
+    pub webhook: mpsc::Sender<Order>,
     /// Told when what is pending changes.
     pub pending_changes: watch::Sender<u64>,
     /// Told who may approve.
@@ -70,7 +83,9 @@ pub struct Parts {
     /// Events.
     pub events: EventQueue,
     /// Hashes executables and scripts.
-    pub hashers: HashWorkers<(ExecId, Subject)>,
+    pub hashers: HashWorkers<(ExecId, Sought)>,
+    /// Vouches for agents' processes, where somebody does.
+    pub attestor: Option<Box<dyn Attestor>>,
     /// Resets flows.
     pub flows: FlowReset,
     /// Sets the timers of held connections.
@@ -129,6 +144,7 @@ impl Engine {
             agent_ids,
             grants,
             answers,
+            webhook,
             pending_changes,
             approvers,
             verdicts,
@@ -138,6 +154,7 @@ impl Engine {
             tallies,
             events,
             hashers,
+            attestor,
             flows,
             held_timers,
             uses,
@@ -162,6 +179,7 @@ impl Engine {
             grants,
             answers,
             questions: Questions::default(),
+            webhook,
             verdicts,
             processes,
             selectors: Selectors::new(selectors, cgroups.clone()),
@@ -180,6 +198,7 @@ impl Engine {
             _guarding: guarding,
             uses,
             globs,
+            identities: Identities::new(attestor),
             images: HashMap::new(),
             image_order: VecDeque::new(),
             prefetch: VecDeque::new(),

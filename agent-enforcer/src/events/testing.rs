@@ -15,7 +15,8 @@ use agent_enforcer_common::{
 
 use super::Clock;
 use crate::decision::{
-    Ancestor, Attempt, CallDecision, Code, Container, GrantRef, Outcome, Process, Script, Sha256Digest,
+    Ancestor, Attempt, CallDecision, Code, Container, GrantRef, Outcome, Process, Script,
+    Sha256Digest,
 };
 
 /// A clock that stands still.
@@ -63,6 +64,7 @@ pub(super) fn process(pid: u32) -> Process {
             Ancestor { pid: 40, exe: PathBuf::from("/usr/bin/bash") },
             Ancestor { pid: 1, exe: PathBuf::from("/usr/lib/systemd/systemd") },
         ],
+        spiffe_id: None,
     }
 }
 

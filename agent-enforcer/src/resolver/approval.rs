@@ -6,6 +6,7 @@
 //! that changed (the program, the grant, the tool, the agent) means asking anew. Pure but for
 //! [`store`].
 
+pub mod signed;
 mod store;
 
 use std::{

@@ -7,6 +7,8 @@
 //! reading only on worker threads. Nothing here decides anything or writes to the kernel.
 
 pub mod adopt;
+pub mod attestor;
+pub mod broker;
 pub mod cgroups;
 pub mod digest;
 pub mod exec;
@@ -21,6 +23,7 @@ pub mod stopped;
 pub mod watcher;
 pub mod worker;
 
+mod bound;
 mod container;
 mod fsverity;
 mod image;

@@ -95,6 +95,7 @@ pub(crate) fn status() -> Status {
         reasons: BTreeMap::from([("no_grant".to_owned(), 6)]),
         counters: BTreeMap::from([("requests".to_owned(), 7), ("held".to_owned(), 0)]),
         programs: vec!["ae_connect4".to_owned()],
+        spiffe_broker: String::new(),
         problems: Vec::new(),
     }
 }
@@ -112,6 +113,11 @@ pub(crate) fn agent() -> AgentView {
             pid: 4711,
             exe: hostile_path(),
             sha256: "ab".repeat(32),
+            script: hostile_path(),
+            script_sha256: "cd".repeat(32),
+            unverified: String::new(),
+            container: "0123456789ab".to_owned(),
+            spiffe_id: Some("spiffe://example.org/agent/coder".to_owned()),
             started: moment(1_000_000_001),
             processes: 2,
         }],

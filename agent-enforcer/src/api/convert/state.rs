@@ -7,7 +7,7 @@ use crate::{
 };
 
 both_ways!(Status, wire::StatusResponse {
-    version, pid, plane, kernel, generation, programs, problems;
+    version, pid, plane, kernel, generation, programs, problems, spiffe_broker;
     started = started_unix_ns (unix_ns, system_time),
     agents = agents (number, count),
     instances = instances (number, count),
@@ -24,7 +24,7 @@ both_ways!(AgentView, wire::Agent {
 });
 
 both_ways!(InstanceView, wire::Instance {
-    id, pid, sha256, script_sha256, unverified, container;
+    id, pid, sha256, script_sha256, unverified, container, spiffe_id;
     exe = exe (path_bytes, path),
     script = script (path_bytes, path),
     started = started_unix_ns (unix_ns, system_time),

@@ -147,6 +147,7 @@ pub(super) fn process<'a>(
         container: _,
         comm,
         ancestors,
+        spiffe_id: _,
     } = process;
     let mut encoded = Vec::new();
     let file = exe.as_deref().map(|exe| {

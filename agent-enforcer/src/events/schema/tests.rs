@@ -18,7 +18,7 @@ use crate::{
     decision::{CallDecision, Code, Outcome, Script, Sha256Digest, Unverified},
     events::{
         GrantFacts, InstanceFacts, LossCause, LostRecords, ManifestFacts, Silence, TokenFacts,
-        TokenRefused,
+        TokenRefused, WebhookFacts,
         testing::{TestClock, call, process},
     },
     hostile_text::is_hostile,
@@ -31,6 +31,23 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 /// Boot time 5 s is [`EPOCH_MS`].
 fn moment() -> Moment {
     Moment::now(&TestClock::new(5_000_000_000, EPOCH_MS))
+}
+
+fn webhook_facts() -> WebhookFacts {
+    WebhookFacts {
+        question: "a-0123456789abcdef".to_owned(),
+        url: "https://approvals.example.org/".to_owned(),
+        error: "the webhook answered 500".to_owned(),
+    }
+}
+
+#[test]
+fn whom_a_broker_says_a_process_is_stands_in_its_events() {
+    assert_eq!(call_event(call())["unmapped"]["agent_enforcer"].get("spiffe_id"), None);
+    let id = "spiffe://example.org/agent/deploy-bot";
+    let mut named = call();
+    Arc::make_mut(&mut named.process).spiffe_id = Some(id.parse().unwrap());
+    assert_eq!(call_event(named)["unmapped"]["agent_enforcer"]["spiffe_id"], id);
 }
 
 fn folded(call: CallDecision) -> Folded {
@@ -373,6 +390,7 @@ fn daemon_events() -> Vec<(DaemonEvent, u64, u64)> {
             4,
         ),
         (DaemonEvent::GrantRefused(Box::new(token_refused())), 200_401, 3),
+        (DaemonEvent::WebhookFailed(Box::new(webhook_facts())), 600_801, 4),
         (DaemonEvent::ManifestAccepted(Box::new(manifest_facts())), 300_410, 1),
         (
             DaemonEvent::ManifestRefused(Box::new(manifest_facts()), Reason::ManifestExpired),

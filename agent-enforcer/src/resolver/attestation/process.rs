@@ -301,6 +301,7 @@ fn recorded(facts: &ProcessFacts) -> Process {
         container: None,
         comm: printable(comm),
         ancestors: Vec::new(),
+        spiffe_id: None,
     }
 }
 

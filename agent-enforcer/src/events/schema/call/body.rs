@@ -126,6 +126,8 @@ pub(in crate::events::schema) struct CallExtension<'a> {
     pub(super) cgroup: &'a str,
     #[serde(flatten)]
     pub(super) software: Software<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) spiffe_id: Option<&'a str>,
     /// Of a folded event: the processes in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pids: Option<&'a [u32]>,

@@ -168,6 +168,8 @@ pub(in crate::events::schema) struct DaemonExtension<'a> {
     pub(super) cgroup: Option<&'a str>,
     #[serde(flatten)]
     pub(super) software: Option<Software<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) spiffe_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) percent_encoded: Vec<String>,
 }
