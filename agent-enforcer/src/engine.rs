@@ -13,6 +13,7 @@ mod guarded;
 mod handle;
 mod held;
 mod images;
+mod inventory;
 mod manifests;
 mod parked;
 mod peers;
@@ -77,6 +78,7 @@ use approvals::Questions;
 use calls::UseStage;
 use canary::Canary;
 use images::Image;
+use inventory::Keeper;
 use peers::Peers;
 use pending::Pending;
 use queries::LOST;
@@ -106,6 +108,8 @@ pub enum Message {
         /// What the store said: the grant, and what it was derived from.
         result: Result<Vec<Grant>, GrantStoreError>,
     },
+    /// A batch of the inventory is on the disk.
+    InventoryStored,
     /// Executables that path selectors name.
     Executables(Resolution),
     /// Check a grant against the policy in force.
@@ -201,6 +205,7 @@ pub struct Engine {
     image_order: VecDeque<ExecId>,
     prefetch: VecDeque<ProcessFacts>,
     instances: HashMap<InstanceId, Instance>,
+    keeper: Keeper,
     peers: Peers,
     pending: Pending,
     pending_changes: watch::Sender<u64>,
@@ -293,6 +298,7 @@ impl Engine {
         match message {
             Message::Hashed(exec, result) => self.on_hashed(exec, result),
             Message::UseRecorded { grant, key, result } => self.on_use_recorded(grant, key, result),
+            Message::InventoryStored => self.on_inventory_stored(),
             Message::Executables(resolution) => self.on_executables(&resolution),
             Message::CheckGrant(spec, now, answer) => {
                 let _ = answer.send(self.check_grant(&spec, &now));
@@ -341,6 +347,7 @@ impl Engine {
                 let gone = self.verdicts.set(StateWord::DaemonTgid, 0);
                 self.check(gone);
                 self.tell_counted();
+                self.store_whole_inventory();
                 return Next::Stop;
             }
         }
@@ -377,6 +384,7 @@ impl Engine {
             self.tell_lost_records();
             self.tell_counted();
             self.make_room_to_count(now_ns);
+            self.tend_inventory(now_ns);
             self.watch_planes(now_ns);
         }
     }

@@ -13,14 +13,14 @@ use agent_enforcer_common::{
 use super::{Engine, UseStage, images::ImageStanding, pending::Awaits};
 use crate::{
     control::{
-        AgentView, Authority, ControlError, ExplainQuestion, ExplainStep, ExplainTarget,
-        Explanation, InstanceView, PendingView, Status,
+        Authority, ControlError, ExplainQuestion, ExplainStep, ExplainTarget, Explanation,
+        PendingView, Status,
     },
     decision::instance_name,
     events::LostRecords,
     resolver::{
         grant::GrantState,
-        policy::{Agent, Approval, OnMiss, Question, Ruling, explain_rule, rule},
+        policy::{Approval, OnMiss, Question, Ruling, explain_rule, rule},
     },
 };
 
@@ -117,46 +117,6 @@ impl Engine {
             (count > 0).then(|| (reason.word().to_owned(), count))
         };
         Reason::ALL.iter().filter_map(count).collect()
-    }
-
-    pub(super) fn agents(&self) -> Vec<AgentView> {
-        self.policy.agents().iter().map(|agent| self.agent_view(agent)).collect()
-    }
-
-    fn agent_view(&self, agent: &Agent) -> AgentView {
-        let names = |tools: &[agent_enforcer_common::id::ToolId]| {
-            let name = |id: &_| self.policy.tool(*id).map(|tool| tool.name.to_string());
-            tools.iter().filter_map(name).collect()
-        };
-        let instances = self.instances.iter().filter(|(_, instance)| instance.agent == agent.name);
-        let mut instances: Vec<InstanceView> = instances
-            .map(|(id, instance)| InstanceView {
-                id: instance_name(*id),
-                pid: instance.process.pid,
-                exe: instance.process.exe.clone().unwrap_or_default(),
-                sha256: instance
-                    .process
-                    .sha256
-                    .map(|digest| digest.to_string())
-                    .unwrap_or_default(),
-                started: instance.started,
-                processes: self
-                    .processes
-                    .instances
-                    .get(id, 0)
-                    .map_or(0, |state| usize::try_from(state.processes).unwrap_or_default()),
-            })
-            .collect();
-        instances.sort_by_key(|instance| instance.started);
-        AgentView {
-            name: agent.name.to_string(),
-            owner: agent.owner.to_string(),
-            purpose: agent.purpose.to_string(),
-            mode: agent.mode.word().to_owned(),
-            tools: names(&agent.tools),
-            standing: names(&agent.standing),
-            instances,
-        }
     }
 
     /// What waits, for root and those who may approve.

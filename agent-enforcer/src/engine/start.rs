@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     path::PathBuf,
     sync::{Arc, mpsc::SyncSender},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use agent_enforcer_common::{
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
-    approvals::Questions, canary::Canary, peers::Peers, pending::Pending, queries::LOST,
+    approvals::Questions, canary::Canary, inventory::Keeper, peers::Peers, pending::Pending, queries::LOST,
     selectors::Selectors, tallies::Tallies, via::ViaIndex,
 };
 use crate::{
@@ -34,6 +34,7 @@ use crate::{
         approval::AnswerTable,
         attestation::{digest::DigestCache, process::ProcessReader, worker::HashWorkers},
         grant::GrantTable,
+        inventory::{Changes, Inventory},
         policy::{Policy, SelectorPlan},
     },
     verdicts::{VerdictError, Verdicts},
@@ -47,12 +48,18 @@ pub struct Parts {
     pub audience: String,
     /// The policy; its manifests were admitted.
     pub policy: Policy,
-    /// Ids of its agents.
+    /// Ids of its agents, and of those that are not in it any more.
     pub agent_ids: Vec<(Arc<str>, AgentId)>,
     /// Grants.
     pub grants: GrantTable,
     /// What approvers have answered.
     pub answers: AnswerTable,
+    /// Every agent and instance that was ever seen.
+    pub inventory: Inventory,
+    /// Stores what changes of it.
+    pub inventory_changes: SyncSender<Changes>,
+    /// When an agent that does nothing is taken for unused.
+    pub unused_after: Duration,
     /// Told when what is pending changes.
     pub pending_changes: watch::Sender<u64>,
     /// Told who may approve.
@@ -129,6 +136,9 @@ impl Engine {
             agent_ids,
             grants,
             answers,
+            inventory,
+            inventory_changes,
+            unused_after,
             pending_changes,
             approvers,
             verdicts,
@@ -184,6 +194,7 @@ impl Engine {
             image_order: VecDeque::new(),
             prefetch: VecDeque::new(),
             instances: HashMap::new(),
+            keeper: Keeper::new(inventory, inventory_changes, unused_after),
             peers: Peers::new(&own_sockets, netns_cookie)?,
             pending: Pending::new(limits),
             pending_changes,
@@ -210,6 +221,7 @@ impl Engine {
         engine.note_ended_grants();
         engine.load_policy()?;
         engine.adopt()?;
+        engine.end_missing_instances();
         // Calls that were made while no daemon ran.
         engine.tell_counted();
         Ok(engine)

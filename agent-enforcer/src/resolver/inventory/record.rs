@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use agent_enforcer_common::{destination::Destination, id::GrantId};
+use agent_enforcer_common::destination::Destination;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
@@ -191,7 +191,7 @@ impl AgentRecord {
             owner_was_principal: is_principal || (same_owner && self.owner_was_principal),
             ..self.clone()
         };
-        let is_news = news != *self || self.activity == Activity::default();
+        let is_news = news != *self;
         *self = news;
         is_news
     }
@@ -264,7 +264,6 @@ impl Activity {
             });
         }
         if let (Outcome::Allowed, Some(grant)) = (call.outcome, &call.grant) {
-            let GrantId { .. } = grant.id;
             let id = grant.id.get();
             self.grants.note(|known| *known == id, || id);
             let principal = &grant.principal;

@@ -6,7 +6,7 @@ use agent_enforcer_common::id::InstanceId;
 use redb::{ReadableTable as _, TableDefinition};
 use serde::de::{DeserializeOwned, Error as _};
 
-use super::{AgentRecord, Changes, InstanceRecord, Inventory, Remembered};
+use super::{Changes, InstanceRecord, Inventory, Remembered};
 use crate::{
     decision::instance_name,
     resolver::grant::{GrantStore, GrantStoreError},
