@@ -58,7 +58,11 @@ pub(super) async fn show(
     if ghosts {
         agents.retain(|agent| !agent.ghosts.is_empty());
         return console.show(&*agents, |agents, style| {
-            if agents.is_empty() { "no agent is a ghost\n".to_owned() } else { table(agents, now, style) }
+            if agents.is_empty() {
+                "no agent is a ghost\n".to_owned()
+            } else {
+                table(agents, now, style)
+            }
         });
     }
     console.show(&*agents, |agents, style| render(agents, now, style))
@@ -71,9 +75,9 @@ fn render(agents: &[AgentView], now: SystemTime, style: Style) -> String {
     }
     let mut text = table(agents, now, style);
     text.push('\n');
-    let running = agents.iter().flat_map(|agent| {
-        agent.instances.iter().map(|instance| (agent.name.as_str(), instance))
-    });
+    let running = agents
+        .iter()
+        .flat_map(|agent| agent.instances.iter().map(|instance| (agent.name.as_str(), instance)));
     let running: Vec<_> = running.collect();
     if running.is_empty() {
         text.push_str("no agent is running; `agent-enforcer explain --pid PID --to IP:PORT` says why a process is none\n");
@@ -126,9 +130,9 @@ fn render_agent(agent: &AgentView, now: SystemTime, style: Style) -> String {
         ended_instances,
     } = agent;
     let (state, tone) = state(agent);
-    let manifest = manifest
-        .as_ref()
-        .map_or("-".to_owned(), |manifest| format!("version {}, {}", manifest.version, manifest.digest));
+    let manifest = manifest.as_ref().map_or("-".to_owned(), |manifest| {
+        format!("version {}, {}", manifest.version, manifest.digest)
+    });
     let last_seen = last_seen.map_or("never".to_owned(), |seen| relative(seen, now));
     let count = format!(
         "{} live, {instances_ever} ever, {instances_forgotten} of them forgotten",
@@ -247,7 +251,8 @@ fn tallies(calls: &TalliesView) -> String {
 fn last_action(activity: &ActivityView, now: SystemTime) -> String {
     let Some(action) = &activity.last_action else { return "-".to_owned() };
     let ActionView { at, outcome, reason, destination, tool } = action;
-    let to = tool.as_ref().map_or_else(|| destination.clone(), |tool| format!("{tool} {destination}"));
+    let to =
+        tool.as_ref().map_or_else(|| destination.clone(), |tool| format!("{tool} {destination}"));
     format!("{}: {to} {outcome} ({reason})", relative(*at, now))
 }
 

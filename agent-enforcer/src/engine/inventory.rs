@@ -93,6 +93,12 @@ impl Engine {
         }
     }
 
+    /// How many records of it differ from what is stored; a batch on its way to the disk counts as one.
+    pub(super) fn unstored_records(&self) -> u64 {
+        let untaken = u64::try_from(self.keeper.inventory.untaken()).unwrap_or(u64::MAX);
+        untaken.saturating_add(u64::from(self.keeper.is_storing))
+    }
+
     /// A batch is on the disk.
     pub(super) const fn on_inventory_stored(&mut self) {
         self.keeper.is_storing = false;
@@ -163,10 +169,10 @@ impl Engine {
         };
         let last_seen =
             if instances.is_empty() { record.last_seen } else { Some(SystemTime::now()) };
-        let ghosts = record.ghosts.iter().map(|(word, since)| GhostView {
-            word: word.to_string(),
-            since: *since,
-        });
+        let ghosts = record
+            .ghosts
+            .iter()
+            .map(|(word, since)| GhostView { word: word.to_string(), since: *since });
         AgentView {
             name: name.to_owned(),
             owner: record.owner.to_string(),
@@ -240,7 +246,8 @@ fn image_views(record: &InstanceRecord) -> Vec<ImageView> {
 }
 
 fn activity_view(activity: &Activity) -> ActivityView {
-    let Activity { calls: Tallies { allowed, denied, audited }, last, principals, grants } = activity;
+    let Activity { calls: Tallies { allowed, denied, audited }, last, principals, grants } =
+        activity;
     ActivityView {
         calls: TalliesView { allowed: *allowed, denied: *denied, audited: *audited },
         last_action: last.as_ref().map(|action| {

@@ -59,6 +59,7 @@ impl Engine {
             .map(|(counter, name)| ((*name).to_owned(), self.counter(*counter)))
             .collect();
         counters.insert("bad_records".to_owned(), self.bad_records);
+        counters.insert("inventory_unstored".to_owned(), self.unstored_records());
         counters.extend(self.events.counters().into_iter().map(|(name, n)| (name.to_owned(), n)));
         let live = |state| state == GrantState::Live;
         Status {

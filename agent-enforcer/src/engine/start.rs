@@ -17,8 +17,8 @@ use tokio::sync::watch;
 
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
-    approvals::Questions, canary::Canary, inventory::Keeper, peers::Peers, pending::Pending, queries::LOST,
-    selectors::Selectors, tallies::Tallies, via::ViaIndex,
+    approvals::Questions, canary::Canary, inventory::Keeper, peers::Peers, pending::Pending,
+    queries::LOST, selectors::Selectors, tallies::Tallies, via::ViaIndex,
 };
 use crate::{
     control::ApproverUsers,

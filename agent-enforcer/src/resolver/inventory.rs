@@ -20,7 +20,9 @@ use std::{
 use agent_enforcer_common::id::InstanceId;
 
 pub use ghost::Ghost;
-pub use record::{Action, Activity, AgentRecord, ImageSeen, InstanceRecord, Place, Recent, Tallies};
+pub use record::{
+    Action, Activity, AgentRecord, ImageSeen, InstanceRecord, Place, Recent, Tallies,
+};
 
 use super::policy::Policy;
 use crate::decision::{CallDecision, Outcome, Process};
@@ -246,6 +248,11 @@ impl Inventory {
         }
         changes.sort_by(|a, b| (&a.agent, &a.word).cmp(&(&b.agent, &b.word)));
         changes
+    }
+
+    /// How many records have changed since they were last taken.
+    pub fn untaken(&self) -> usize {
+        self.changed_agents.len() + self.changed_instances.len() + self.forgotten.len()
     }
 
     /// What has changed since it was last taken, or one step of it; `None` where nothing has.

@@ -15,9 +15,10 @@ use std::{
 use agent_enforcer::{
     api::{self, ApiError},
     control::{
-        ActionView, ActivityView, AgentView, AnswerSpec, AnswerView, Authority, Control, ControlError, EventFeed,
-        ExplainQuestion, ExplainStep, ExplainTarget, Explanation, GrantSpec, GrantView,
-        GhostView, ImageView, InstanceView, ManifestSeenView, PendingView, RecentView, TalliesView, PolicyView, Reply, Status,
+        ActionView, ActivityView, AgentView, AnswerSpec, AnswerView, Authority, Control,
+        ControlError, EventFeed, ExplainQuestion, ExplainStep, ExplainTarget, Explanation,
+        GhostView, GrantSpec, GrantView, ImageView, InstanceView, ManifestSeenView, PendingView,
+        PolicyView, RecentView, Reply, Status, TalliesView,
     },
 };
 use tokio::{

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     decision::{Process, grant_name, instance_name},
     events::{
-        ApprovalFacts, DaemonEvent, EventClass, GhostFacts, GrantFacts, InstanceFacts, ManifestFacts, Silence,
-        TokenRefused,
+        ApprovalFacts, DaemonEvent, EventClass, GhostFacts, GrantFacts, InstanceFacts,
+        ManifestFacts, Silence, TokenRefused,
         clock::{self, Moment},
         json::path_text,
     },

@@ -17,8 +17,8 @@ use super::*;
 use crate::{
     decision::{CallDecision, Outcome},
     events::{
-        GhostFacts, GrantFacts, InstanceFacts, LossCause, LostRecords, ManifestFacts, Silence, TokenFacts,
-        TokenRefused,
+        GhostFacts, GrantFacts, InstanceFacts, LossCause, LostRecords, ManifestFacts, Silence,
+        TokenFacts, TokenRefused,
         testing::{TestClock, call, process},
     },
     hostile_text::is_hostile,

@@ -11,7 +11,7 @@ use agent_enforcer_common::{
     reason::Reason,
     record::Hook,
 };
-use redb::TableDefinition;
+use redb::{ReadableTable as _, TableDefinition};
 
 use super::{record::Recent, *};
 use crate::{
@@ -115,7 +115,9 @@ fn save(inventory: &mut Inventory, store: &GrantStore) {
 }
 
 /// Everything, in a form that can be compared.
-fn whole(inventory: &Inventory) -> (BTreeMap<Arc<str>, AgentRecord>, BTreeMap<u64, InstanceRecord>) {
+fn whole(
+    inventory: &Inventory,
+) -> (BTreeMap<Arc<str>, AgentRecord>, BTreeMap<u64, InstanceRecord>) {
     let agents = inventory.agents().map(|(name, record)| (Arc::clone(name), record.clone()));
     let instances = inventory.instances().map(|(id, record)| (id.get(), record.clone()));
     (agents.collect(), instances.collect())
@@ -230,7 +232,10 @@ fn everything_comes_back_from_the_store_and_the_forgotten_does_not() {
     let loaded = store.load_inventory().unwrap();
     assert_eq!(whole(&loaded), whole(&inventory));
     assert_eq!(remembered(&loaded, "a"), [3, 4, 5, 6]);
-    assert_eq!((loaded.agent("a").unwrap().instances, loaded.agent("a").unwrap().forgotten), (6, 2));
+    assert_eq!(
+        (loaded.agent("a").unwrap().instances, loaded.agent("a").unwrap().forgotten),
+        (6, 2)
+    );
 }
 
 #[test]
@@ -398,7 +403,8 @@ fn owner_is_gone_where_the_policy_named_it_as_a_principal_and_does_not_any_more(
 fn agent_whose_manifest_does_not_count_is_a_ghost_by_the_word_of_its_reason() {
     let mut inventory = Inventory::default();
     let id = "spiffe://example.org/agent/a";
-    let text = agents_of(&[("a", "o")]).replace("purpose: P", &format!("purpose: P, agent_id: \"{id}\""));
+    let text =
+        agents_of(&[("a", "o")]).replace("purpose: P", &format!("purpose: P, agent_id: \"{id}\""));
     let policy = policy(&text);
     inventory.note_policy(&policy, at(1));
     assert_eq!(inventory.agent("a").unwrap().agent_id.as_deref(), Some(id));
