@@ -191,3 +191,20 @@ fn agent_of_many_instances_pushes_out_its_own_alone() {
     host.daemon.start();
     check(&host);
 }
+
+#[test]
+fn instance_that_ends_while_its_call_waits_has_ended() {
+    let host = TestHost::start();
+    let mut waits = host.agent("waits");
+    let _waiting = waits.begin_connect("waits", host.at(20));
+    wait_until("it waits", SOON, || host.pending().len() == 1);
+    let pid = waits.pid();
+    waits.kill();
+    host.wait_denied("caller_gone", pid);
+    wait_until("it has ended", SOON, || {
+        let waits = agent(&host, "waits");
+        (count(&waits["instances"]), count(&waits["ended_instances"])) == (0, 1)
+    });
+    let waits = agent(&host, "waits");
+    assert_eq!((&waits["calls"]["denied"], &waits["instances_ever"]), (&1.into(), &1.into()));
+}

@@ -155,7 +155,7 @@ fn each_refusal_has_its_word_and_changes_nothing() {
     let text_of = |token: &Value| token["token"].as_str().unwrap().to_owned();
     for (token, word) in [
         (text.to_owned(), "token_replayed"),
-        (format!("{none}.{payload}."), "token_malformed"),
+        (format!("{none}.{payload}."), "token_algorithm"),
         (format!("{none}.{payload}.{signature}"), "token_algorithm"),
         (format!("{header}.{payload}.{signature}"), "token_bad_signature"),
         ("x".repeat(20_000), "token_too_large"),
@@ -206,8 +206,10 @@ fn single_use_is_spent_once_by_whoever_is_first() {
     let mut agents: Vec<_> = (0..8).map(|_| stage.host.agent("strict")).collect();
     let calls: Vec<_> =
         agents.iter_mut().map(|agent| agent.begin_connect("a", stage.host.at(20))).collect();
-    let through =
-        agents.iter_mut().zip(calls).filter(|(agent, call)| agent.finish(*call).is_ok()).count();
+    let mut through = 0;
+    for (agent, call) in agents.iter_mut().zip(calls) {
+        through += usize::from(agent.finish(call).is_ok());
+    }
     assert_eq!(through, 1);
     let view = stage.host.grant_view(&grant);
     assert_eq!((&view["uses"], &view["state"]), (&1.into(), &"used_up".into()));
