@@ -113,13 +113,13 @@ async fn serve(args: RunArgs) -> Result<()> {
     let (inbox, mailbox) = intake::inbox()?;
     let (uses, uses_asked) = sync_channel(USES);
     let (globs, globs_named) = sync_channel(16);
-    let (inventory_changes, inventory_changed) = sync_channel(1);
+    let (inventory_changes, inventory_batches) = sync_channel(1);
     let mut workers = workers::start(
         Arc::clone(&store),
         inbox.clone(),
         uses_asked,
         globs_named,
-        inventory_changed,
+        inventory_batches,
         &events,
     )?;
     let guarding = workers.guard(Guard::new(guarded_paths(&args), maps.guarded)?, &events)?;

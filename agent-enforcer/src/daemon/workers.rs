@@ -147,15 +147,15 @@ fn record_inventory(
     store: &GrantStore,
     inbox: &Inbox,
     events: &EventQueue,
-    changed: &Receiver<Changes>,
+    batches: &Receiver<Changes>,
 ) {
     let mut unsaved = Changes::default();
     let mut is_failing = false;
     loop {
         let wait = if unsaved.is_empty() { NOTE_TIME } else { STORE_AGAIN };
-        let ends = match changed.recv_timeout(wait) {
-            Ok(changes) => {
-                unsaved.add(changes);
+        let ends = match batches.recv_timeout(wait) {
+            Ok(batch) => {
+                unsaved.add(batch);
                 false
             }
             Err(RecvTimeoutError::Timeout) => false,

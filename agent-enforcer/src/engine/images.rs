@@ -97,8 +97,9 @@ impl Engine {
 
     /// The last process of an instance ended.
     pub(super) fn on_instance_ended(&mut self, facts: &ProcessFacts) {
-        // While its images are known.
+        // While its images are known: what is told of it later would begin it again.
         self.tell_counted();
+        self.drop_callers_of(facts.instance);
         self.announce(facts);
         self.images.retain(|_, image| image.facts.instance != facts.instance);
         self.prefetch.retain(|waiting| waiting.instance != facts.instance);

@@ -12,7 +12,7 @@ mod store;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque, btree_map::Entry},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -236,9 +236,9 @@ impl Inventory {
             let mut is_changed = record.ghosts.len() != known;
             for ghost in found {
                 let word: Arc<str> = ghost.word().into();
-                if !record.ghosts.contains_key(&word) {
+                if let Entry::Vacant(unknown) = record.ghosts.entry(Arc::clone(&word)) {
                     changes.push(change(&word, now, Some(ghost)));
-                    record.ghosts.insert(word, now);
+                    unknown.insert(now);
                     is_changed = true;
                 }
             }
@@ -264,8 +264,8 @@ impl Inventory {
             changes.instances.insert(id, None);
         }
         let room = STEP.saturating_sub(changes.instances.len());
-        let changed: Vec<_> = self.changed_instances.iter().copied().take(room).collect();
-        for id in changed {
+        let instances: Vec<_> = self.changed_instances.iter().copied().take(room).collect();
+        for id in instances {
             self.changed_instances.remove(&id);
             let Some(remembered) = self.instances.get_mut(&id) else { continue };
             remembered.stored = true;

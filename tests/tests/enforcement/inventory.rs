@@ -72,7 +72,11 @@ fn killed_daemon_remembers_who_acted_for_whom_and_under_what() {
     curt.kill();
     host.daemon.start();
     let strict = agent(&host, "strict");
-    assert_eq!((count(&strict["instances"]), count(&strict["ended_instances"])), (0, 1), "{strict}");
+    assert_eq!(
+        (count(&strict["instances"]), count(&strict["ended_instances"])),
+        (0, 1),
+        "{strict}"
+    );
     let ended = &strict["ended_instances"][0];
     assert_eq!((&ended["id"], &ended["sha256"]), (&instance["id"], &instance["sha256"]));
     assert!(ended["ended"].is_string() && ended["started"].is_string(), "{ended}");
@@ -88,7 +92,10 @@ fn killed_daemon_remembers_who_acted_for_whom_and_under_what() {
             (&"denied".into(), &"tool_not_approved".into(), &"admin".into(), &destination.into())
         );
     }
-    assert_eq!((&strict["owner"], &strict["instances_ever"]), (&"owner@example.com".into(), &1.into()));
+    assert_eq!(
+        (&strict["owner"], &strict["instances_ever"]),
+        (&"owner@example.com".into(), &1.into())
+    );
     assert_eq!((&strict["ghosts"], &strict["in_policy"]), (&json!([]), &true.into()));
     let curt = agent(&host, "curt");
     assert_eq!((count(&curt["instances"]), count(&curt["ended_instances"])), (0, 1), "{curt}");
@@ -149,7 +156,7 @@ fn agent_that_leaves_the_policy_is_a_ghost_and_its_calls_still_count() {
 
 #[test]
 fn agent_that_does_nothing_is_unused_until_it_acts() {
-    let host = TestHost::builder().flag("--unused-after").flag("2s").build();
+    let host = TestHost::builder().flag("--unused-after").flag("6s").build();
     let mut strict = host.agent("strict");
     let is_unused = || agent(&host, "strict")["ghosts"][0]["word"] == "unused";
     wait_until("it is unused", SOON, is_unused);
@@ -181,7 +188,10 @@ fn agent_of_many_instances_pushes_out_its_own_alone() {
     wait_stored(&host);
     let check = |host: &TestHost| {
         let strict = agent(host, "strict");
-        assert_eq!((count(&strict["ended_instances"]), &strict["instances_forgotten"]), (256, &(FLOOD - 256).into()));
+        assert_eq!(
+            (count(&strict["ended_instances"]), &strict["instances_forgotten"]),
+            (256, &(FLOOD - 256).into())
+        );
         assert_eq!(count(&agent(host, "hasty")["ended_instances"]), 1, "the others keep theirs");
     };
     check(&host);

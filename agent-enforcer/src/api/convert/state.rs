@@ -75,6 +75,7 @@ fn optional_time(unix_ns: Option<i64>) -> Option<SystemTime> {
     unix_ns.map(system_time)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "messages within messages are optional")]
 fn some<T: Into<U>, U>(one: T) -> Option<U> {
     Some(one.into())
 }

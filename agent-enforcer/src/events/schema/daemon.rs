@@ -121,16 +121,8 @@ pub(super) fn parts<'a>(
         DaemonEvent::GrantUsedUp(facts) => {
             draft.grant(ACCESS_REVOKE, Severity::Informational, "used up by", facts)
         }
-        DaemonEvent::GhostFound(facts) => {
-            draft.ghost(FINDING_CREATE, Severity::Medium, Status::New, "became a ghost", facts)
-        }
-        DaemonEvent::GhostGone(facts) => draft.ghost(
-            FINDING_CLOSE,
-            Severity::Informational,
-            Status::Resolved,
-            "is no ghost any more",
-            facts,
-        ),
+        DaemonEvent::GhostFound(facts) => draft.ghost_found(facts),
+        DaemonEvent::GhostGone(facts) => draft.ghost_gone(facts),
         DaemonEvent::ApprovalAsked(facts) => {
             draft.approval(ACCESS_REQUEST, Status::Other("Asked"), "asked for", facts)
         }
@@ -417,6 +409,15 @@ impl<'a> Draft<'a> {
                 ..self.extension()
             },
         )
+    }
+
+    fn ghost_found(self, facts: &'a GhostFacts) -> Parts<'a> {
+        self.ghost(FINDING_CREATE, Severity::Medium, Status::New, "became a ghost", facts)
+    }
+
+    fn ghost_gone(self, facts: &'a GhostFacts) -> Parts<'a> {
+        let (severity, status) = (Severity::Informational, Status::Resolved);
+        self.ghost(FINDING_CLOSE, severity, status, "is no ghost any more", facts)
     }
 
     /// Begin and end of a ghost are of one finding for each cause.

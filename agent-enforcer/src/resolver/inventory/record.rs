@@ -280,20 +280,16 @@ impl<T> Default for Recent<T> {
 
 impl<T> Recent<T> {
     fn note(&mut self, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) {
-        match self.latest.iter().rposition(is) {
-            Some(at) => {
-                if let Some(tail) = self.latest.get_mut(at..) {
-                    tail.rotate_left(1);
-                }
-            }
-            None => {
-                self.count += 1;
-                if self.latest.len() == RECENT {
-                    self.latest.remove(0);
-                }
-                self.latest.push(make());
-            }
+        if let Some(at) = self.latest.iter().rposition(is) {
+            let known = self.latest.remove(at);
+            self.latest.push(known);
+            return;
         }
+        self.count += 1;
+        if self.latest.len() == RECENT {
+            self.latest.remove(0);
+        }
+        self.latest.push(make());
     }
 }
 
