@@ -97,12 +97,18 @@ pub enum DaemonEvent {
     ManifestAccepted(Box<ManifestFacts>),
     /// An agent's manifest does not count (any more): the agent may do nothing.
     ManifestRefused(Box<ManifestFacts>, Reason),
+    /// An agent became a ghost.
+    GhostFound(Box<GhostFacts>),
+    /// It is none any more, for this cause.
+    GhostGone(Box<GhostFacts>),
     /// A call waits for an approver's yes.
     ApprovalAsked(Box<ApprovalFacts>),
     /// An approver said yes.
     ApprovalGiven(Box<ApprovalFacts>),
     /// An approver said no.
     ApprovalRefused(Box<ApprovalFacts>),
+    /// A question has no answer from the policy's webhook; it may have one from elsewhere.
+    WebhookFailed(Box<WebhookFacts>),
     /// A process was recognised as an agent's.
     InstanceStarted(InstanceFacts),
     /// The last process of an instance exited.
@@ -168,9 +174,12 @@ impl DaemonEvent {
             Self::GrantUsedUp(_) => "grant_used_up",
             Self::ManifestAccepted(_) => "manifest_accepted",
             Self::ManifestRefused(..) => "manifest_refused",
+            Self::GhostFound(_) => "ghost_found",
+            Self::GhostGone(_) => "ghost_gone",
             Self::ApprovalAsked(_) => "approval_asked",
             Self::ApprovalGiven(_) => "approval_given",
             Self::ApprovalRefused(_) => "approval_refused",
+            Self::WebhookFailed(_) => "webhook_failed",
             Self::InstanceStarted(_) => "instance_started",
             Self::InstanceEnded(_) => "instance_ended",
             Self::IdentityRefused { .. } => "identity_refused",
@@ -277,6 +286,21 @@ pub struct ManifestFacts {
     pub signers: Vec<String>,
 }
 
+/// An agent that nobody answers for, or that nobody uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GhostFacts {
+    /// Name of the agent.
+    pub agent: Arc<str>,
+    /// Who answers for it, as last known.
+    pub owner: Arc<str>,
+    /// The word of what is wrong.
+    pub word: Arc<str>,
+    /// Since when that is known.
+    pub since: SystemTime,
+    /// What a person can do about it.
+    pub remedy: &'static str,
+}
+
 /// A question to approvers, as its events tell it.
 #[derive(Clone, Debug)]
 pub struct ApprovalFacts {
@@ -308,6 +332,17 @@ pub struct ApprovalFacts {
     pub until: Option<SystemTime>,
     /// Whether the answer is for the whole tool.
     pub whole_tool: bool,
+}
+
+/// Why a webhook brought no answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookFacts {
+    /// The question, `a-0123456789abcdef`.
+    pub question: String,
+    /// Where it was posted to.
+    pub url: String,
+    /// What went wrong, and what to do about it.
+    pub error: String,
 }
 
 /// An instance, as its events tell it.

@@ -1,15 +1,21 @@
 //! What the daemon is told on its command line: typed, with defaults, checked against limits.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, error::ErrorKind};
 
 use crate::{
     events::{SyslogFacility, SyslogTarget},
     host::PlaneWish,
+    resolver::{
+        attestation::broker::{BrokerAddress, BrokerConfig},
+        spiffe::SpiffeId,
+    },
 };
 
 const RING_PAGE: u32 = 4096;
+const SHORTEST_UNUSED: Duration = Duration::from_secs(1);
+const LONGEST_UNUSED: Duration = Duration::from_hours(24 * 3650);
 
 /// Run the daemon.
 #[derive(Clone, Debug, Args)]
@@ -39,6 +45,23 @@ pub struct RunArgs {
     /// `tcp:HOST:PORT`; can be given more than once.
     #[arg(long, value_name = "TARGET")]
     pub syslog: Vec<SyslogTarget>,
+    /// Where the SPIFFE broker of this host is, which vouches for agents with `attestation: spiffe`:
+    /// `unix:PATH` or `tcp:HOST:PORT`.
+    #[arg(long, value_name = "ADDRESS")]
+    #[arg(requires_all = ["spiffe_broker_id", "spiffe_svid", "spiffe_key", "spiffe_bundle"])]
+    pub spiffe_broker: Option<BrokerAddress>,
+    /// The SPIFFE ID that the broker must have.
+    #[arg(long, value_name = "SPIFFE_ID", requires = "spiffe_broker")]
+    pub spiffe_broker_id: Option<SpiffeId>,
+    /// The daemon's own X.509-SVID with its chain, PEM; read for each connection to the broker.
+    #[arg(long, value_name = "FILE", requires = "spiffe_broker")]
+    pub spiffe_svid: Option<PathBuf>,
+    /// The private key of that SVID, PEM.
+    #[arg(long, value_name = "FILE", requires = "spiffe_broker")]
+    pub spiffe_key: Option<PathBuf>,
+    /// The X.509 authorities of the broker's trust domain, PEM.
+    #[arg(long, value_name = "FILE", requires = "spiffe_broker")]
+    pub spiffe_bundle: Option<PathBuf>,
     /// Facility of the syslog messages: `authpriv`, `auth`, `daemon`, `user`, `local0` to `local7`.
     #[arg(long, value_name = "NAME", default_value_t)]
     pub syslog_facility: SyslogFacility,
@@ -84,6 +107,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 2_000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub requests_per_second: u64,
+    /// An agent that did nothing for so long is a ghost: `unused`.
+    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = unused_after)]
+    pub unused_after: Duration,
     /// How the daemon's own log is written.
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub log: LogFormat,
@@ -118,6 +144,17 @@ pub enum LogFormat {
 }
 
 impl RunArgs {
+    /// The SPIFFE broker, where there is one.
+    pub fn broker(&self) -> Option<BrokerConfig> {
+        Some(BrokerConfig {
+            address: self.spiffe_broker.clone()?,
+            id: self.spiffe_broker_id.clone()?,
+            svid: self.spiffe_svid.clone()?,
+            key: self.spiffe_key.clone()?,
+            bundle: self.spiffe_bundle.clone()?,
+        })
+    }
+
     /// What no single value can say.
     pub(super) fn validate(&self) -> Result<(), clap::Error> {
         if self.max_pending_per_instance > self.max_pending {
@@ -131,6 +168,15 @@ impl RunArgs {
     }
 }
 
+fn unused_after(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a duration such as 12h or 30d"))?;
+    if !(SHORTEST_UNUSED..=LONGEST_UNUSED).contains(&duration) {
+        return Err("it is from 1s to 3650d".to_owned());
+    }
+    Ok(duration)
+}
+
 fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes: u32 = text.parse().map_err(|error| format!("{error}; give bytes as a number"))?;
     if !bytes.is_power_of_two() || !(16 * RING_PAGE..=1 << 30).contains(&bytes) {
@@ -142,6 +188,15 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_without_use_has_limits() {
+        assert_eq!(unused_after("30d"), Ok(Duration::from_hours(30 * 24)));
+        assert_eq!(unused_after("1s"), Ok(SHORTEST_UNUSED));
+        for bad in ["0s", "999ms", "30", "3651d", "11 years", "-1d", ""] {
+            assert!(unused_after(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn ring_must_be_a_power_of_two_within_its_limits() {

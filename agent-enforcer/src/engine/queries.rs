@@ -13,14 +13,14 @@ use agent_enforcer_common::{
 use super::{Engine, UseStage, images::ImageStanding, pending::Awaits};
 use crate::{
     control::{
-        AgentView, Authority, ControlError, ExplainQuestion, ExplainStep, ExplainTarget,
-        Explanation, InstanceView, PendingView, Status,
+        Authority, ControlError, ExplainQuestion, ExplainStep, ExplainTarget, Explanation,
+        PendingView, Status,
     },
     decision::instance_name,
     events::LostRecords,
     resolver::{
         grant::GrantState,
-        policy::{Agent, Approval, OnMiss, Question, Ruling, explain_rule, rule},
+        policy::{Agent, Approval, Attestation, OnMiss, Question, Ruling, explain_rule, rule},
     },
 };
 
@@ -60,6 +60,7 @@ impl Engine {
             .collect();
         counters.insert("bad_records".to_owned(), self.bad_records);
         counters.insert("policy_failures".to_owned(), self.policy_failures);
+        counters.insert("inventory_unstored".to_owned(), self.unstored_records());
         counters.extend(self.events.counters().into_iter().map(|(name, n)| (name.to_owned(), n)));
         let live = |state| state == GrantState::Live;
         Status {
@@ -78,6 +79,7 @@ impl Engine {
             problems: self.problems(&counters),
             counters,
             programs: self.programs.clone(),
+            spiffe_broker: self.identities.state().map(|(address, _)| address).unwrap_or_default(),
         }
     }
 
@@ -93,6 +95,15 @@ impl Engine {
                 "processes of agents found no room and are denied everything: raise `--max-processes`"
                     .to_owned(),
             );
+        }
+        let vouched = |agent: &&Agent| agent.attestation == Attestation::Spiffe;
+        match (self.identities.state(), self.policy.agents().iter().find(vouched)) {
+            (Some((address, Some(fault))), _) => problems.push(format!("{address}: {fault}")),
+            (None, Some(agent)) => problems.push(format!(
+                "agent {} may do nothing: the policy has it attested by SPIFFE, and there is no `--spiffe-broker`",
+                agent.name
+            )),
+            (Some(_), _) | (None, None) => {}
         }
         for name in [
             "cgroup_table_full",
@@ -124,46 +135,6 @@ impl Engine {
             (count > 0).then(|| (reason.word().to_owned(), count))
         };
         Reason::ALL.iter().filter_map(count).collect()
-    }
-
-    pub(super) fn agents(&self) -> Vec<AgentView> {
-        self.policy.agents().iter().map(|agent| self.agent_view(agent)).collect()
-    }
-
-    fn agent_view(&self, agent: &Agent) -> AgentView {
-        let names = |tools: &[agent_enforcer_common::id::ToolId]| {
-            let name = |id: &_| self.policy.tool(*id).map(|tool| tool.name.to_string());
-            tools.iter().filter_map(name).collect()
-        };
-        let instances = self.instances.iter().filter(|(_, instance)| instance.agent == agent.name);
-        let mut instances: Vec<InstanceView> = instances
-            .map(|(id, instance)| InstanceView {
-                id: instance_name(*id),
-                pid: instance.process.pid,
-                exe: instance.process.exe.clone().unwrap_or_default(),
-                sha256: instance
-                    .process
-                    .sha256
-                    .map(|digest| digest.to_string())
-                    .unwrap_or_default(),
-                started: instance.started,
-                processes: self
-                    .processes
-                    .instances
-                    .get(id, 0)
-                    .map_or(0, |state| usize::try_from(state.processes).unwrap_or_default()),
-            })
-            .collect();
-        instances.sort_by_key(|instance| instance.started);
-        AgentView {
-            name: agent.name.to_string(),
-            owner: agent.owner.to_string(),
-            purpose: agent.purpose.to_string(),
-            mode: agent.mode.word().to_owned(),
-            tools: names(&agent.tools),
-            standing: names(&agent.standing),
-            instances,
-        }
     }
 
     /// What waits, for root and those who may approve.
@@ -279,7 +250,10 @@ impl Engine {
             .unwrap_or_default();
         match identity {
             ImageStanding::Attested => {
-                steps.push(step("identity", format!("{exe} is attested"), true));
+                let name =
+                    self.images.get(&facts.exec).and_then(|one| one.process.spiffe_id.as_ref());
+                let name = name.map(|id| format!(" as {id}")).unwrap_or_default();
+                steps.push(step("identity", format!("{exe} is attested{name}"), true));
             }
             ImageStanding::Limited(_) => {
                 steps.push(step(
@@ -290,6 +264,10 @@ impl Engine {
             }
             ImageStanding::Hashing => {
                 steps.push(step("identity", format!("{exe} is being hashed"), true));
+            }
+            ImageStanding::Asked => {
+                let found = format!("the SPIFFE broker is asked who {exe} is");
+                steps.push(step("identity", found, true));
             }
             ImageStanding::Refused(reason) | ImageStanding::Unreadable(reason) => {
                 let found = format!("{exe} is refused: {}", reason.word());

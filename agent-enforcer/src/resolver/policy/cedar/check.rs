@@ -140,7 +140,7 @@ pub(super) fn check(
 /// Refuses ids that stand twice, in one file or in several.
 pub(super) fn refuse_second_ids(known: &[Rule], new: &[Rule], errors: &mut Vec<PolicyError>) {
     let mut places: HashMap<&str, &Place> =
-        known.iter().map(|rule| (&*rule.id, &rule.place)).collect();
+        known.iter().rev().map(|rule| (&*rule.id, &rule.place)).collect();
     for rule in new {
         match places.entry(&rule.id) {
             Entry::Vacant(vacant) => {

@@ -23,7 +23,7 @@ use super::{
     facts::Reads,
 };
 use crate::{
-    decision::{Process, Sha256Digest},
+    decision::{Code, Process, Sha256Digest},
     resolver::grant::{
         Grant, GrantTable,
         testing::{counted, grant},
@@ -69,12 +69,16 @@ fn process() -> Process {
         exec: ExecId::new(9),
         exe: Some(PathBuf::from("/usr/bin/git")),
         sha256: Some(Sha256Digest([0xab; 32])),
+        fsverity: None,
+        code: Code::Own,
         uid: 7,
         gid: 7,
         cgroup: "/system.slice/bot.service".to_owned(),
         unit: Some("bot.service".to_owned()),
+        container: None,
         comm: "git".to_owned(),
         ancestors: Vec::new(),
+        spiffe_id: None,
     }
 }
 
