@@ -141,6 +141,15 @@ pub struct InstanceView {
     pub exe: PathBuf,
     /// Digest of its executable, hex; empty where unknown.
     pub sha256: String,
+    /// The script that it runs; empty where it runs none that is known.
+    #[serde(serialize_with = "serialize_path")]
+    pub script: PathBuf,
+    /// Digest of the script, hex; empty where it runs none that is known.
+    pub script_sha256: String,
+    /// Why nobody can vouch for its code; empty where somebody can.
+    pub unverified: String,
+    /// The container that it is in, by its id; empty where it is in none.
+    pub container: String,
     /// Whom a SPIFFE broker says it is, where one was asked.
     pub spiffe_id: Option<String>,
     /// Since when.
@@ -293,6 +302,10 @@ pub struct ApprovalView {
     pub digest: String,
     /// Digest of the executable, hex; empty where unknown.
     pub sha256: String,
+    /// Digest of its script, hex; where nobody can vouch for its code, why, and the program image.
+    pub script: String,
+    /// Digest of the agent's manifest, hex, where it must have one.
+    pub manifest: Option<String>,
     /// User id of the process.
     pub uid: u32,
     /// The grant that allows the call, `g-42`; `None` for a standing tool.

@@ -25,7 +25,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberI
 use crate::{
     cli::{LogFormat, RunArgs},
     control::{ApproverUsers, Control},
-    engine::{DetachOrder, Engine, EngineHandle, Message, Parts, PendingLimits},
+    engine::{DetachOrder, Engine, EngineHandle, Message, Parts, PendingLimits, Sought},
     events::{DaemonEvent, Event, EventQueue, EventStage, EventsConfig, SystemClock, start},
     guard::{Guard, GuardedPaths},
     host,
@@ -330,11 +330,11 @@ fn start_events(args: &RunArgs) -> Result<(EventQueue, EventStage)> {
     Ok(start(config, Arc::new(SystemClock))?)
 }
 
-fn hash_workers(inbox: &Inbox) -> Result<HashWorkers<agent_enforcer_common::id::ExecId>> {
+fn hash_workers(inbox: &Inbox) -> Result<HashWorkers<(agent_enforcer_common::id::ExecId, Sought)>> {
     let inbox = inbox.clone();
-    HashWorkers::start(WorkerLimits::default(), move |exec, result| {
+    HashWorkers::start(WorkerLimits::default(), move |(exec, subject), result| {
         // At the end nobody waits for it.
-        let _ = inbox.send_waiting(Message::Hashed(exec, result));
+        let _ = inbox.send_waiting(Message::Found(exec, subject, result));
     })
     .context("cannot start the threads that hash executables")
 }

@@ -19,6 +19,7 @@ mod parked;
 mod peers;
 mod pending;
 mod queries;
+mod scripts;
 mod selectors;
 mod start;
 mod tallies;
@@ -44,6 +45,7 @@ pub use adoption::AdoptionError;
 pub use handle::{DetachOrder, EngineHandle};
 pub use peers::PeerError;
 pub use pending::{GroupKey, PendingLimits};
+pub use scripts::Sought;
 pub use selectors::SelectorError;
 pub use start::{EngineError, Parts};
 
@@ -65,10 +67,10 @@ use crate::{
         approval::{Answer as ApproverAnswer, AnswerTable},
         attestation::{
             attestor::{Attestation, Subject},
-            digest::{DigestCache, DigestError, Hashed},
+            digest::{DigestCache, DigestError},
             executables::Resolution,
             process::ProcessReader,
-            worker::HashWorkers,
+            worker::{Found, HashWorkers},
         },
         grant::{Grant, GrantStoreError, GrantTable, Moment, NewGrant},
         policy::{Policy, SelectorPlan},
@@ -84,6 +86,7 @@ use images::Image;
 use peers::Peers;
 use pending::Pending;
 use queries::LOST;
+use scripts::Execs;
 use selectors::Selectors;
 use tallies::Tallies;
 use via::ViaIndex;
@@ -99,8 +102,8 @@ pub type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
 
 /// What comes from the rest of the daemon.
 pub enum Message {
-    /// An executable was hashed, for an image.
-    Hashed(ExecId, Result<Hashed, DigestError>),
+    /// What the workers found, for an image.
+    Found(ExecId, Sought, Result<Found, DigestError>),
     /// Somebody was asked who an image is.
     Identified(Subject, Attestation),
     /// A use of a counted grant is on the disk, or is not.
@@ -196,7 +199,7 @@ pub struct Engine {
     events: EventQueue,
     reader: ProcessReader,
     digests: DigestCache,
-    hashers: HashWorkers<ExecId>,
+    hashers: HashWorkers<(ExecId, Sought)>,
     flows: FlowReset,
     held_timers: HeldTimers,
     cgroups: PathBuf,
@@ -210,6 +213,7 @@ pub struct Engine {
     images: HashMap<ExecId, Image>,
     image_order: VecDeque<ExecId>,
     prefetch: VecDeque<ProcessFacts>,
+    execs: Execs,
     instances: HashMap<InstanceId, Instance>,
     peers: Peers,
     pending: Pending,
@@ -275,10 +279,10 @@ impl Engine {
             }
             Record::Classified(record) => {
                 self.tag_inherited_sockets(&record.process);
-                self.on_executed(&record.process);
+                self.on_executed(record);
             }
             Record::Guarded(record, guard) => self.on_guarded(record, *guard),
-            Record::Executed(record) => self.on_executed(&record.process),
+            Record::Executed(record) => self.on_executed(record),
             Record::Peer(record) => self.peers.learn_record(record),
             Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
             Record::TableFull(record) => {
@@ -301,7 +305,7 @@ impl Engine {
     /// One message.
     pub fn on_message(&mut self, message: Message) -> Next {
         match message {
-            Message::Hashed(exec, result) => self.on_hashed(exec, result),
+            Message::Found(exec, subject, result) => self.on_found(exec, subject, result),
             Message::Identified(subject, answer) => self.on_identified(subject, answer),
             Message::UseRecorded { grant, key, result } => self.on_use_recorded(grant, key, result),
             Message::Executables(resolution) => self.on_executables(&resolution),

@@ -45,12 +45,38 @@ fn render(agents: &[AgentView], now: SystemTime, style: Style) -> String {
         text.push_str("\nno agent is running; `agent-enforcer explain --pid PID --to IP:PORT` says why a process is none\n");
         return text;
     }
-    let headings =
-        ["INSTANCE", "AGENT", "PID", "EXECUTABLE", "SHA256", "SPIFFE ID", "PROCESSES", "STARTED"];
+    let headings = [
+        "INSTANCE",
+        "AGENT",
+        "PID",
+        "EXECUTABLE",
+        "SHA256",
+        "SCRIPT",
+        "SPIFFE ID",
+        "PROCESSES",
+        "STARTED",
+    ];
     let mut table = Table::new(&headings, style);
     for agent in agents {
         for instance in &agent.instances {
-            let InstanceView { id, pid, exe, sha256, spiffe_id, started, processes } = instance;
+            let InstanceView {
+                id,
+                pid,
+                exe,
+                sha256,
+                script,
+                script_sha256: _,
+                unverified,
+                container: _,
+                spiffe_id,
+                started,
+                processes,
+            } = instance;
+            let code = match (unverified.as_str(), script.as_os_str().is_empty()) {
+                ("", true) => "-".to_owned(),
+                ("", false) => script.to_string_lossy().into_owned(),
+                (why, _) => format!("unverified: {why}"),
+            };
             let digest = sha256.get(..DIGEST_CHARACTERS).unwrap_or("unknown");
             table.row([
                 id,
@@ -58,6 +84,7 @@ fn render(agents: &[AgentView], now: SystemTime, style: Style) -> String {
                 &pid.to_string(),
                 &exe.to_string_lossy(),
                 digest,
+                &code,
                 spiffe_id.as_deref().unwrap_or("-"),
                 &processes.to_string(),
                 &relative(*started, now),

@@ -23,12 +23,12 @@ use agent_enforcer_common::{
 use super::{Engine, images::Image, nanoseconds, pending::Awaits};
 use crate::{
     control::{AnswerSpec, AnswerView, ApprovalView, Authority, ControlError, rfc3339},
-    decision::{ApprovalRef, Process, grant_name, instance_name},
+    decision::{ApprovalRef, Code, Process, grant_name, instance_name},
     events::{ApprovalFacts, DaemonEvent},
     resolver::{
         approval::{Answer, Inputs, InputsDigest, LONGEST_ANSWER, QuestionId, Scope, Verdict},
         grant::Moment,
-        policy::{Agent, Attendance, Tool},
+        policy::{Agent, AgentManifest, Attendance, Tool},
     },
 };
 
@@ -182,6 +182,12 @@ impl Engine {
             instance: instance_name(facts.instance),
             exe: process.exe.as_ref().map(|exe| exe.display().to_string()).unwrap_or_default(),
             sha256: process.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
+            script: script_input(&process),
+            manifest: agent
+                .manifest
+                .as_ref()
+                .and_then(AgentManifest::digest)
+                .map(|digest| digest.to_string()),
             uid: process.uid,
             tool: tool.name.to_string(),
             tool_policy: self.policy.tool_text(tool),
@@ -241,6 +247,8 @@ impl Engine {
             id: id.to_string(),
             digest: digest.0.to_string(),
             sha256: inputs.sha256.clone(),
+            script: inputs.script.clone(),
+            manifest: inputs.manifest.clone(),
             uid: inputs.uid,
             grant: inputs.grant.clone(),
             principal: inputs.principal.clone(),
@@ -321,8 +329,12 @@ impl Engine {
 
     /// Nobody answers their own questions.
     fn refuse_own_user(&self, uid: u32, question: &Question) -> Result<(), ControlError> {
-        let runs =
-            |image: &Image| image.process.uid == uid && image.facts.instance == question.instance;
+        // Root starts agents that run under other ids afterwards, and may do worse than to approve.
+        let runs = |image: &Image| {
+            image.process.uid == uid
+                && image.facts.instance == question.instance
+                && (uid != 0 || self.is_current(&image.facts))
+        };
         if question.process.uid == uid || self.images.values().any(runs) {
             return Err(ControlError::Invalid(format!(
                 "user {uid} runs agent {}: somebody else must approve",
@@ -412,5 +424,15 @@ impl Engine {
             until: None::<SystemTime>,
             whole_tool: false,
         }
+    }
+}
+
+/// What an approver's answer is bound to of an image's code: a script by its content, and code that
+/// nobody can vouch for by its image, as the next may run anything.
+fn script_input(process: &Process) -> String {
+    match &process.code {
+        Code::Own => String::new(),
+        Code::Script(script) => script.sha256.to_string(),
+        Code::Unverified(why) => format!("{} {}", why.word(), process.exec.get()),
     }
 }

@@ -11,16 +11,17 @@ use agent_enforcer_common::{
     id::{ExecId, InstanceId},
     process::TermSet,
     reason::Reason,
-    record::ProcessFacts,
+    record::{ExecRecord, ProcessFacts},
 };
 
-use super::{Engine, Instance};
+use super::{Engine, Instance, scripts::Sought};
 use crate::{
     decision::{Process, Sha256Digest},
     events::{DaemonEvent, InstanceFacts},
     resolver::attestation::{
-        digest::{DigestError, Hashed},
+        exec::ExecFacts,
         process::{ProcessReading, ReadError, ReadFailure},
+        worker::Work,
     },
 };
 
@@ -43,7 +44,7 @@ pub(super) struct Image {
 /// What is known of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ImageStanding {
-    /// Its executable is being hashed.
+    /// Its executable is being hashed, or its script looked for.
     Hashing,
     /// Somebody else is asked who it is.
     Asked,
@@ -80,7 +81,9 @@ impl Engine {
     }
 
     /// An agent's process executed a program.
-    pub(super) fn on_executed(&mut self, facts: &ProcessFacts) {
+    pub(super) fn on_executed(&mut self, record: &ExecRecord) {
+        let facts = &record.process;
+        self.execs.insert(facts.exec, ExecFacts::of(record));
         if self.may_demand_digest(facts) {
             self.attest_ahead(facts);
             return;
@@ -142,18 +145,12 @@ impl Engine {
             Ok(reading) => {
                 let stamp = reading.executable.stamp();
                 let mut process = reading.process;
-                if let Some(digest) = self.digests.lookup(&stamp) {
-                    process.sha256 = Some(digest);
-                    return self.conclude(facts, process, None);
+                process.code = self.code_of(facts.exec, &reading.executable);
+                if let Some(digests) = self.digests.lookup(&stamp) {
+                    (process.sha256, process.fsverity) = (Some(digests.sha256), digests.fsverity);
+                    return self.look_for_script(facts, process);
                 }
-                match self.hashers.submit(reading.executable, facts.exec) {
-                    Ok(()) => self.remember(facts, process, ImageStanding::Hashing),
-                    Err(busy) => {
-                        tracing::warn!(pid = facts.tgid, error = %busy, "an executable is not hashed");
-                        let standing = ImageStanding::Unreadable(Reason::IdentityUnverified);
-                        self.remember(facts, process, standing)
-                    }
-                }
+                self.have_done(facts, process, Work::Hash(reading.executable), Sought::Executable)
             }
             Err(error) => {
                 let reason = error.reason();
@@ -179,29 +176,8 @@ impl Engine {
     }
 
     /// Whether a process still runs the image, by the kernel side's own record.
-    fn is_current(&self, facts: &ProcessFacts) -> bool {
+    pub(super) fn is_current(&self, facts: &ProcessFacts) -> bool {
         self.processes.processes.get(facts.tgid).is_ok_and(|tag| tag.exec == facts.exec)
-    }
-
-    /// The digest of an image's executable is known, or can't be.
-    pub(super) fn on_hashed(&mut self, exec: ExecId, result: Result<Hashed, DigestError>) {
-        let Some(image) = self.images.get(&exec) else { return };
-        let mut process = (*image.process).clone();
-        let facts = image.facts;
-        match result {
-            Ok(hashed) => {
-                self.digests.insert(&hashed);
-                process.sha256 = Some(hashed.digest);
-                self.conclude(&facts, process, None);
-            }
-            Err(error) => {
-                tracing::warn!(pid = process.pid, exe = ?process.exe, %error, "an executable is not hashed");
-                let standing = ImageStanding::Unreadable(Reason::IdentityUnverified);
-                self.remember(&facts, process, standing);
-            }
-        }
-        self.announce(&facts);
-        self.decide_waiting(|key, _group| key.exec == exec);
     }
 
     /// Everything that can be known of an image is known: does it hold?
@@ -286,7 +262,9 @@ impl Engine {
         let process = process.unwrap_or_else(|| Arc::clone(&instance.process));
         let mut images = Vec::new();
         for (exec, image) in &mut self.images {
-            if image.facts.instance == facts.instance && image.standing == ImageStanding::Attested {
+            let may_act =
+                matches!(image.standing, ImageStanding::Attested | ImageStanding::Limited(_));
+            if image.facts.instance == facts.instance && may_act {
                 image.standing = ImageStanding::Refused(reason);
                 images.push(*exec);
             }

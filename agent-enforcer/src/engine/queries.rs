@@ -139,25 +139,32 @@ impl Engine {
             tools.iter().filter_map(name).collect()
         };
         let instances = self.instances.iter().filter(|(_, instance)| instance.agent == agent.name);
-        let mut instances: Vec<InstanceView> = instances
-            .map(|(id, instance)| InstanceView {
-                id: instance_name(*id),
-                pid: instance.process.pid,
-                exe: instance.process.exe.clone().unwrap_or_default(),
-                sha256: instance
-                    .process
-                    .sha256
-                    .map(|digest| digest.to_string())
-                    .unwrap_or_default(),
-                spiffe_id: instance.process.spiffe_id.as_ref().map(ToString::to_string),
-                started: instance.started,
-                processes: self
-                    .processes
-                    .instances
-                    .get(id, 0)
-                    .map_or(0, |state| usize::try_from(state.processes).unwrap_or_default()),
-            })
-            .collect();
+        let mut instances: Vec<InstanceView> =
+            instances
+                .map(|(id, instance)| {
+                    let script = instance.process.code.script();
+                    let container = instance.process.container.as_ref();
+                    InstanceView {
+                        id: instance_name(*id),
+                        pid: instance.process.pid,
+                        exe: instance.process.exe.clone().unwrap_or_default(),
+                        sha256: instance
+                            .process
+                            .sha256
+                            .map(|digest| digest.to_string())
+                            .unwrap_or_default(),
+                        script: script.map(|script| script.path.clone()).unwrap_or_default(),
+                        script_sha256: script.map(|it| it.sha256.to_string()).unwrap_or_default(),
+                        unverified: instance.process.code.unverified().to_owned(),
+                        container: container.map(|it| it.id.clone()).unwrap_or_default(),
+                        spiffe_id: instance.process.spiffe_id.as_ref().map(ToString::to_string),
+                        started: instance.started,
+                        processes: self.processes.instances.get(id, 0).map_or(0, |state| {
+                            usize::try_from(state.processes).unwrap_or_default()
+                        }),
+                    }
+                })
+                .collect();
         instances.sort_by_key(|instance| instance.started);
         AgentView {
             name: agent.name.to_string(),

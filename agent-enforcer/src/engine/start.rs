@@ -17,8 +17,16 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
-    approvals::Questions, canary::Canary, identities::Identities, peers::Peers, pending::Pending,
-    queries::LOST, selectors::Selectors, tallies::Tallies, via::ViaIndex,
+    approvals::Questions,
+    canary::Canary,
+    identities::Identities,
+    peers::Peers,
+    pending::Pending,
+    queries::LOST,
+    scripts::{Execs, Sought},
+    selectors::Selectors,
+    tallies::Tallies,
+    via::ViaIndex,
 };
 use crate::{
     control::ApproverUsers,
@@ -74,8 +82,8 @@ pub struct Parts {
     pub tallies: MappedArray,
     /// Events.
     pub events: EventQueue,
-    /// Hashes executables.
-    pub hashers: HashWorkers<ExecId>,
+    /// Hashes executables and scripts.
+    pub hashers: HashWorkers<(ExecId, Sought)>,
     /// Vouches for agents' processes, where somebody does.
     pub attestor: Option<Box<dyn Attestor>>,
     /// Resets flows.
@@ -194,6 +202,7 @@ impl Engine {
             images: HashMap::new(),
             image_order: VecDeque::new(),
             prefetch: VecDeque::new(),
+            execs: Execs::default(),
             instances: HashMap::new(),
             peers: Peers::new(&own_sockets, netns_cookie)?,
             pending: Pending::new(limits),

@@ -11,9 +11,12 @@ pub mod attestor;
 pub mod broker;
 pub mod cgroups;
 pub mod digest;
+pub mod exec;
 pub mod executables;
+pub mod interpreters;
 pub mod process;
 pub mod scan;
+pub mod script;
 pub mod socket_files;
 pub mod sockets;
 pub mod stopped;
@@ -21,6 +24,8 @@ pub mod watcher;
 pub mod worker;
 
 mod bound;
+mod container;
+mod fsverity;
 mod image;
 mod procfs;
 

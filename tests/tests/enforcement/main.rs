@@ -24,6 +24,7 @@ mod listening;
 mod manifests;
 mod policy;
 mod restart;
+mod scripts;
 mod selectors;
 mod sockets;
 mod spiffe;

@@ -24,8 +24,9 @@ both_ways!(AgentView, wire::Agent {
 });
 
 both_ways!(InstanceView, wire::Instance {
-    id, pid, sha256, spiffe_id;
+    id, pid, sha256, script_sha256, unverified, container, spiffe_id;
     exe = exe (path_bytes, path),
+    script = script (path_bytes, path),
     started = started_unix_ns (unix_ns, system_time),
     processes = processes (number, count)
 });

@@ -180,6 +180,7 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         netns_cookie: *netns_cookie,
         unit: process.unit.as_deref(),
         cgroup: &process.cgroup,
+        software: objects::software(process),
         spiffe_id: process.spiffe_id.as_ref().map(SpiffeId::as_str),
         pids: (!is_one).then_some(pids),
         more_pids: *more_pids,

@@ -601,6 +601,7 @@ impl<'a> Draft<'a> {
             exec: Some(process.exec.get()),
             unit: process.unit.as_deref(),
             cgroup: Some(&process.cgroup),
+            software: Some(objects::software(process)),
             spiffe_id: process.spiffe_id.as_ref().map(SpiffeId::as_str),
             percent_encoded,
             ..self.extension()

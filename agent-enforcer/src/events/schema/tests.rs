@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    decision::{CallDecision, Outcome},
+    decision::{CallDecision, Code, Outcome, Script, Sha256Digest, Unverified},
     events::{
         GrantFacts, InstanceFacts, LossCause, LostRecords, ManifestFacts, Silence, TokenFacts,
         TokenRefused, WebhookFacts,
@@ -261,14 +261,24 @@ fn paths_that_are_not_utf8_are_encoded_and_named() {
     let mut odd = process(42);
     odd.exe = Some(PathBuf::from(OsStr::from_bytes(b"/opt/100%/\xff")));
     odd.ancestors[1].exe = PathBuf::from(OsStr::from_bytes(b"/sbin/\xfe"));
-    let event = call_event(CallDecision { process: Arc::new(odd), ..call() });
+    odd.code = Code::Script(Script {
+        path: PathBuf::from(OsStr::from_bytes(b"/opt/\xfd")),
+        sha256: Sha256Digest([1; 32]),
+        fsverity: Some(Sha256Digest([2; 32])),
+    });
+    let event = call_event(CallDecision { process: Arc::new(odd.clone()), ..call() });
     assert_eq!(event["actor"]["process"]["file"]["path"], "/opt/100%25/%FF");
     assert_eq!(event["actor"]["process"]["file"]["name"], "%FF");
     assert_eq!(event["actor"]["process"]["ancestry"][1]["path"], "/sbin/%FE");
     assert_eq!(
         event["unmapped"]["agent_enforcer"]["percent_encoded"],
-        json!(["process.file.path", "process.ancestry[1].path"])
+        json!(["process.file.path", "unmapped.agent_enforcer.script", "process.ancestry[1].path"])
     );
+    assert_eq!(event["unmapped"]["agent_enforcer"]["script"], "/opt/%FD");
+    odd.code = Code::Unverified(Unverified::InlineCode);
+    let event = call_event(CallDecision { process: Arc::new(odd), ..call() });
+    assert_eq!(event["unmapped"]["agent_enforcer"]["unverified"], "inline_code");
+    assert_eq!(event["unmapped"]["agent_enforcer"]["script"], json!(null));
 }
 
 #[test]
