@@ -1,4 +1,7 @@
-use std::{path::Path, process::Child, process::Command, process::Stdio};
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+};
 
 use agent_enforcer_common::id::ExecId;
 use agent_enforcer_tests::{
