@@ -89,8 +89,7 @@ enum Verb {
 enum Ask {
     /// Show the state of the daemon and of enforcement.
     Status,
-    /// List the agents of the policy and their running instances.
-    Agents,
+    Agents(agents::AgentsArgs),
     /// Check, show and reload the policy.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
@@ -205,7 +204,7 @@ async fn answer(
     let ask_for_approver = || Client::connect(&asked);
     match ask {
         Ask::Status => status::show(&connect().await?, console).await,
-        Ask::Agents => agents::list(&connect().await?, console).await,
+        Ask::Agents(args) => agents::show(args, &connect().await?, console).await,
         Ask::Policy(policy::PolicyVerb::Check { directory }) => {
             policy::check(&directory, offline, console)
         }

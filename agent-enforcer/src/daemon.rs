@@ -107,7 +107,9 @@ async fn serve(args: RunArgs) -> Result<()> {
     let mut policy = Policy::load(&args.policy)?;
     store.admit_manifests(&mut policy, &now)?;
     let names: Vec<_> = policy.agents().iter().map(|agent| agent.name.as_ref()).collect();
-    let agent_ids = store.agent_ids(names)?.into_iter().collect();
+    store.agent_ids(names)?;
+    let agent_ids = store.known_agents()?;
+    let inventory = store.load_inventory()?;
     let (events, stage) = start_events(&args)?;
 
     let (mut kernel, maps) = Kernel::load(kernel_config(&args, plane, cgroup_root.clone()))?;
@@ -117,7 +119,15 @@ async fn serve(args: RunArgs) -> Result<()> {
     let (inbox, mailbox) = intake::inbox()?;
     let (uses, uses_asked) = sync_channel(USES);
     let (globs, globs_named) = sync_channel(16);
-    let mut workers = workers::start(Arc::clone(&store), inbox.clone(), uses_asked, globs_named)?;
+    let (inventory_changes, inventory_batches) = sync_channel(1);
+    let mut workers = workers::start(
+        Arc::clone(&store),
+        inbox.clone(),
+        uses_asked,
+        globs_named,
+        inventory_batches,
+        &events,
+    )?;
     let guarding = workers.guard(Guard::new(guarded_paths(&args), maps.guarded)?, &events)?;
     let parts = Parts {
         policy_dir: args.policy.clone(),
@@ -127,6 +137,9 @@ async fn serve(args: RunArgs) -> Result<()> {
         grants,
         answers,
         webhook: questions,
+        inventory,
+        inventory_changes,
+        unused_after: args.unused_after,
         pending_changes: changes_told,
         approvers: Arc::clone(&approvers),
         verdicts,

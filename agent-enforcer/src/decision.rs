@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{resolver::spiffe::SpiffeId, strict_json};
 
 /// What became of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It went ahead.
@@ -27,6 +27,18 @@ pub enum Outcome {
     Audited,
     /// It waits.
     Stalled,
+}
+
+impl Outcome {
+    /// The word that operators see.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Audited => "audited",
+            Self::Stalled => "stalled",
+        }
+    }
 }
 
 /// SHA-256 of a file's content.

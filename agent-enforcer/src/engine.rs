@@ -14,6 +14,7 @@ mod handle;
 mod held;
 mod identities;
 mod images;
+mod inventory;
 mod manifests;
 mod parked;
 mod peers;
@@ -83,6 +84,7 @@ use calls::UseStage;
 use canary::Canary;
 use identities::Identities;
 use images::Image;
+use inventory::Keeper;
 use peers::Peers;
 use pending::Pending;
 use queries::LOST;
@@ -115,6 +117,8 @@ pub enum Message {
         /// What the store said: the grant, and what it was derived from.
         result: Result<Vec<Grant>, GrantStoreError>,
     },
+    /// A batch of the inventory is on the disk.
+    InventoryStored,
     /// Executables that path selectors name.
     Executables(Resolution),
     /// Check a grant against the policy in force.
@@ -215,6 +219,7 @@ pub struct Engine {
     prefetch: VecDeque<ProcessFacts>,
     execs: Execs,
     instances: HashMap<InstanceId, Instance>,
+    keeper: Keeper,
     peers: Peers,
     pending: Pending,
     pending_changes: watch::Sender<u64>,
@@ -308,6 +313,7 @@ impl Engine {
             Message::Found(exec, subject, result) => self.on_found(exec, subject, result),
             Message::Identified(subject, answer) => self.on_identified(subject, answer),
             Message::UseRecorded { grant, key, result } => self.on_use_recorded(grant, key, result),
+            Message::InventoryStored => self.on_inventory_stored(),
             Message::Executables(resolution) => self.on_executables(&resolution),
             Message::CheckGrant(spec, now, answer) => {
                 let _ = answer.send(self.check_grant(&spec, &now));
@@ -359,6 +365,7 @@ impl Engine {
                 let gone = self.verdicts.set(StateWord::DaemonTgid, 0);
                 self.check(gone);
                 self.tell_counted();
+                self.store_whole_inventory();
                 return Next::Stop;
             }
         }
@@ -396,6 +403,7 @@ impl Engine {
             self.tell_lost_records();
             self.tell_counted();
             self.make_room_to_count(now_ns);
+            self.tend_inventory(now_ns);
             self.watch_planes(now_ns);
         }
     }

@@ -97,6 +97,10 @@ pub enum DaemonEvent {
     ManifestAccepted(Box<ManifestFacts>),
     /// An agent's manifest does not count (any more): the agent may do nothing.
     ManifestRefused(Box<ManifestFacts>, Reason),
+    /// An agent became a ghost.
+    GhostFound(Box<GhostFacts>),
+    /// It is none any more, for this cause.
+    GhostGone(Box<GhostFacts>),
     /// A call waits for an approver's yes.
     ApprovalAsked(Box<ApprovalFacts>),
     /// An approver said yes.
@@ -170,6 +174,8 @@ impl DaemonEvent {
             Self::GrantUsedUp(_) => "grant_used_up",
             Self::ManifestAccepted(_) => "manifest_accepted",
             Self::ManifestRefused(..) => "manifest_refused",
+            Self::GhostFound(_) => "ghost_found",
+            Self::GhostGone(_) => "ghost_gone",
             Self::ApprovalAsked(_) => "approval_asked",
             Self::ApprovalGiven(_) => "approval_given",
             Self::ApprovalRefused(_) => "approval_refused",
@@ -278,6 +284,21 @@ pub struct ManifestFacts {
     pub digest: Option<String>,
     /// The trusted keys that signed it.
     pub signers: Vec<String>,
+}
+
+/// An agent that nobody answers for, or that nobody uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GhostFacts {
+    /// Name of the agent.
+    pub agent: Arc<str>,
+    /// Who answers for it, as last known.
+    pub owner: Arc<str>,
+    /// The word of what is wrong.
+    pub word: Arc<str>,
+    /// Since when that is known.
+    pub since: SystemTime,
+    /// What a person can do about it.
+    pub remedy: &'static str,
 }
 
 /// A question to approvers, as its events tell it.

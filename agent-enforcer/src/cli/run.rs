@@ -1,6 +1,6 @@
 //! What the daemon is told on its command line: typed, with defaults, checked against limits.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, error::ErrorKind};
 
@@ -14,6 +14,8 @@ use crate::{
 };
 
 const RING_PAGE: u32 = 4096;
+const SHORTEST_UNUSED: Duration = Duration::from_secs(1);
+const LONGEST_UNUSED: Duration = Duration::from_hours(24 * 3650);
 
 /// Run the daemon.
 #[derive(Clone, Debug, Args)]
@@ -105,6 +107,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 2_000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub requests_per_second: u64,
+    /// An agent that did nothing for so long is a ghost: `unused`.
+    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = unused_after)]
+    pub unused_after: Duration,
     /// How the daemon's own log is written.
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub log: LogFormat,
@@ -163,6 +168,15 @@ impl RunArgs {
     }
 }
 
+fn unused_after(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a duration such as 12h or 30d"))?;
+    if !(SHORTEST_UNUSED..=LONGEST_UNUSED).contains(&duration) {
+        return Err("it is from 1s to 3650d".to_owned());
+    }
+    Ok(duration)
+}
+
 fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes: u32 = text.parse().map_err(|error| format!("{error}; give bytes as a number"))?;
     if !bytes.is_power_of_two() || !(16 * RING_PAGE..=1 << 30).contains(&bytes) {
@@ -174,6 +188,15 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_without_use_has_limits() {
+        assert_eq!(unused_after("30d"), Ok(Duration::from_hours(30 * 24)));
+        assert_eq!(unused_after("1s"), Ok(SHORTEST_UNUSED));
+        for bad in ["0s", "999ms", "30", "3651d", "11 years", "-1d", ""] {
+            assert!(unused_after(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn ring_must_be_a_power_of_two_within_its_limits() {

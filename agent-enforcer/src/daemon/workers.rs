@@ -1,5 +1,5 @@
-//! Threads for what the intake must not wait for: the disk of counted grants, the file system below
-//! path selectors, and the files that are closed to agents.
+//! Threads for what the intake must not wait for: the disk of counted grants and of the inventory, the
+//! file system below path selectors, and the files that are closed to agents.
 
 use std::{
     convert::Infallible,
@@ -16,12 +16,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     engine::{Message, UseRequest},
-    events::EventQueue,
+    events::{DaemonEvent, Event, EventQueue},
     guard::Guard,
     intake::Inbox,
     resolver::{
         attestation::watcher::{Change, ExecutableWatcher, WatchError},
         grant::{GrantStore, Moment},
+        inventory::Changes,
     },
 };
 
@@ -29,6 +30,8 @@ use crate::{
 const NOTE_TIME: Duration = Duration::from_mins(1);
 /// Between two looks for grants that expired long ago.
 const DROP_OUTDATED: Duration = Duration::from_hours(1);
+/// Before the inventory is stored again that could not be.
+const STORE_AGAIN: Duration = Duration::from_secs(5);
 /// Longest wait for a change of the file system before a look at new globs.
 const WATCH: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -65,11 +68,18 @@ pub(super) fn start(
     inbox: Inbox,
     uses: Receiver<UseRequest>,
     globs: Receiver<Vec<String>>,
+    inventory: Receiver<Changes>,
+    events: &EventQueue,
 ) -> Result<Workers, StartError> {
     let watcher = ExecutableWatcher::new()?;
-    let to_engine = inbox.clone();
+    let uses_of = (Arc::clone(&store), inbox.clone());
+    let inventory_of = (store, inbox.clone(), events.clone());
     let threads = vec![
-        spawn("grant-uses", move || record_uses(&store, &to_engine, &uses))?,
+        spawn("grant-uses", move || record_uses(&uses_of.0, &uses_of.1, &uses))?,
+        spawn("inventory", move || {
+            let (store, inbox, events) = inventory_of;
+            record_inventory(&store, &inbox, &events, &inventory);
+        })?,
         spawn("executables", move || watch_executables(watcher, &inbox, &globs))?,
     ];
     Ok(Workers { threads })
@@ -129,6 +139,50 @@ fn drop_outdated(store: &GrantStore) {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "grants that expired long ago were dropped"),
         Err(error) => tracing::warn!(%error, "grants that expired long ago stay in the store"),
+    }
+}
+
+/// One batch after the other. One that can't be stored is tried again until it is, or the daemon ends.
+fn record_inventory(
+    store: &GrantStore,
+    inbox: &Inbox,
+    events: &EventQueue,
+    batches: &Receiver<Changes>,
+) {
+    let mut unsaved = Changes::default();
+    let mut is_failing = false;
+    loop {
+        let wait = if unsaved.is_empty() { NOTE_TIME } else { STORE_AGAIN };
+        let ends = match batches.recv_timeout(wait) {
+            Ok(batch) => {
+                unsaved.add(batch);
+                false
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => true,
+        };
+        if !unsaved.is_empty() {
+            match store.record_inventory(&unsaved) {
+                Ok(()) => {
+                    unsaved = Changes::default();
+                    is_failing = false;
+                    // At the end nobody waits for it.
+                    let _ = inbox.send_waiting(Message::InventoryStored);
+                }
+                Err(error) if is_failing => tracing::warn!(%error, "the inventory is not stored"),
+                Err(error) => {
+                    is_failing = true;
+                    tracing::error!(%error, "the inventory is not stored");
+                    events.push(Event::Daemon(DaemonEvent::Alarm {
+                        what: format!("the inventory is not stored: {error}"),
+                        remedy: "make room on the disk of the state directory".to_owned(),
+                    }));
+                }
+            }
+        }
+        if ends {
+            return;
+        }
     }
 }
 

@@ -54,6 +54,7 @@ impl Engine {
             tools: self.policy.tools().len(),
         });
         self.tell_manifests(|_| true);
+        self.note_policy();
         self.rejudge_images();
         Ok(())
     }

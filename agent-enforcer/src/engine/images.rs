@@ -5,7 +5,11 @@
 //! executing something harmless afterwards launders nothing. The image of a launcher that only
 //! moved into the cgroup is judged when it asks for something itself.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use agent_enforcer_common::{
     id::{ExecId, InstanceId},
@@ -108,8 +112,9 @@ impl Engine {
 
     /// The last process of an instance ended.
     pub(super) fn on_instance_ended(&mut self, facts: &ProcessFacts) {
-        // While its images are known.
+        // While its images are known: what is told of it later would begin it again.
         self.tell_counted();
+        self.drop_callers_of(facts.instance);
         self.announce(facts);
         self.images.retain(|_, image| image.facts.instance != facts.instance);
         self.prefetch.retain(|waiting| waiting.instance != facts.instance);
@@ -118,6 +123,7 @@ impl Engine {
             let facts = self.instance_facts(facts.instance, &instance);
             self.tell(DaemonEvent::InstanceEnded(facts));
         }
+        self.keeper.inventory.end(facts.instance, SystemTime::now());
     }
 
     /// The process of an image that need not be attested to be named in an event.
@@ -288,6 +294,7 @@ impl Engine {
         let process = Arc::new(process);
         self.expect_held(facts.tgid, &process.cgroup);
         self.begin_instance(facts, &process);
+        self.keeper.inventory.note_image(facts.instance, &process);
         let image = Image { process, facts: *facts, standing };
         if self.images.insert(facts.exec, image).is_none() {
             self.image_order.push_back(facts.exec);
@@ -308,6 +315,8 @@ impl Engine {
         let Some(agent) = self.agent_names.get(&facts.agent) else { return };
         let agent = Arc::clone(agent);
         let started = self.clock.wall(process.start_ns);
+        let now = SystemTime::now();
+        self.keeper.inventory.begin(facts.instance, &agent, process, started, now);
         let instance = self.instances.entry(facts.instance).or_insert_with(|| Instance {
             agent,
             process: Arc::clone(process),

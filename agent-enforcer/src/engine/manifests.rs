@@ -93,6 +93,7 @@ impl Engine {
             return;
         }
         self.tell_manifests(|agent| changed.contains(&agent.name));
+        self.note_policy();
         self.rejudge_images();
         self.recompile();
     }

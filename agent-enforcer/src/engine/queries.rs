@@ -13,8 +13,8 @@ use agent_enforcer_common::{
 use super::{Engine, UseStage, images::ImageStanding, pending::Awaits};
 use crate::{
     control::{
-        AgentView, Authority, ControlError, ExplainQuestion, ExplainStep, ExplainTarget,
-        Explanation, InstanceView, PendingView, Status,
+        Authority, ControlError, ExplainQuestion, ExplainStep, ExplainTarget, Explanation,
+        PendingView, Status,
     },
     decision::instance_name,
     events::LostRecords,
@@ -59,6 +59,7 @@ impl Engine {
             .map(|(counter, name)| ((*name).to_owned(), self.counter(*counter)))
             .collect();
         counters.insert("bad_records".to_owned(), self.bad_records);
+        counters.insert("inventory_unstored".to_owned(), self.unstored_records());
         counters.extend(self.events.counters().into_iter().map(|(name, n)| (name.to_owned(), n)));
         let live = |state| state == GrantState::Live;
         Status {
@@ -127,54 +128,6 @@ impl Engine {
             (count > 0).then(|| (reason.word().to_owned(), count))
         };
         Reason::ALL.iter().filter_map(count).collect()
-    }
-
-    pub(super) fn agents(&self) -> Vec<AgentView> {
-        self.policy.agents().iter().map(|agent| self.agent_view(agent)).collect()
-    }
-
-    fn agent_view(&self, agent: &Agent) -> AgentView {
-        let names = |tools: &[agent_enforcer_common::id::ToolId]| {
-            let name = |id: &_| self.policy.tool(*id).map(|tool| tool.name.to_string());
-            tools.iter().filter_map(name).collect()
-        };
-        let instances = self.instances.iter().filter(|(_, instance)| instance.agent == agent.name);
-        let mut instances: Vec<InstanceView> =
-            instances
-                .map(|(id, instance)| {
-                    let script = instance.process.code.script();
-                    let container = instance.process.container.as_ref();
-                    InstanceView {
-                        id: instance_name(*id),
-                        pid: instance.process.pid,
-                        exe: instance.process.exe.clone().unwrap_or_default(),
-                        sha256: instance
-                            .process
-                            .sha256
-                            .map(|digest| digest.to_string())
-                            .unwrap_or_default(),
-                        script: script.map(|script| script.path.clone()).unwrap_or_default(),
-                        script_sha256: script.map(|it| it.sha256.to_string()).unwrap_or_default(),
-                        unverified: instance.process.code.unverified().to_owned(),
-                        container: container.map(|it| it.id.clone()).unwrap_or_default(),
-                        spiffe_id: instance.process.spiffe_id.as_ref().map(ToString::to_string),
-                        started: instance.started,
-                        processes: self.processes.instances.get(id, 0).map_or(0, |state| {
-                            usize::try_from(state.processes).unwrap_or_default()
-                        }),
-                    }
-                })
-                .collect();
-        instances.sort_by_key(|instance| instance.started);
-        AgentView {
-            name: agent.name.to_string(),
-            owner: agent.owner.to_string(),
-            purpose: agent.purpose.to_string(),
-            mode: agent.mode.word().to_owned(),
-            tools: names(&agent.tools),
-            standing: names(&agent.standing),
-            instances,
-        }
     }
 
     /// What waits, for root and those who may approve.

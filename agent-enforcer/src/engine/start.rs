@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     path::PathBuf,
     sync::{Arc, mpsc::SyncSender},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use agent_enforcer_common::{
@@ -20,6 +20,7 @@ use super::{
     approvals::Questions,
     canary::Canary,
     identities::Identities,
+    inventory::Keeper,
     peers::Peers,
     pending::Pending,
     queries::LOST,
@@ -44,6 +45,7 @@ use crate::{
             attestor::Attestor, digest::DigestCache, process::ProcessReader, worker::HashWorkers,
         },
         grant::GrantTable,
+        inventory::{Changes, Inventory},
         policy::{Policy, SelectorPlan},
     },
     verdicts::{VerdictError, Verdicts},
@@ -58,7 +60,7 @@ pub struct Parts {
     pub audience: String,
     /// The policy; its manifests were admitted.
     pub policy: Policy,
-    /// Ids of its agents.
+    /// Ids of its agents, and of those that are not in it any more.
     pub agent_ids: Vec<(Arc<str>, AgentId)>,
     /// Grants.
     pub grants: GrantTable,
@@ -66,6 +68,12 @@ pub struct Parts {
     pub answers: AnswerTable,
     /// Posts questions to the policy's webhook.
     pub webhook: mpsc::Sender<Order>,
+    /// Every agent and instance that was ever seen.
+    pub inventory: Inventory,
+    /// Stores what changes of it.
+    pub inventory_changes: SyncSender<Changes>,
+    /// When an agent that does nothing is taken for unused.
+    pub unused_after: Duration,
     /// Told when what is pending changes.
     pub pending_changes: watch::Sender<u64>,
     /// Told who may approve.
@@ -145,6 +153,9 @@ impl Engine {
             grants,
             answers,
             webhook,
+            inventory,
+            inventory_changes,
+            unused_after,
             pending_changes,
             approvers,
             verdicts,
@@ -204,6 +215,7 @@ impl Engine {
             prefetch: VecDeque::new(),
             execs: Execs::default(),
             instances: HashMap::new(),
+            keeper: Keeper::new(inventory, inventory_changes, unused_after),
             peers: Peers::new(&own_sockets, netns_cookie)?,
             pending: Pending::new(limits),
             pending_changes,
@@ -230,6 +242,7 @@ impl Engine {
         engine.note_ended_grants();
         engine.load_policy()?;
         engine.adopt()?;
+        engine.end_missing_instances();
         // Calls that were made while no daemon ran.
         engine.tell_counted();
         Ok(engine)

@@ -15,9 +15,10 @@ use std::{
 use agent_enforcer::{
     api::{self, ApiError},
     control::{
-        AgentView, AnswerSpec, AnswerView, Authority, Control, ControlError, EventFeed,
-        ExplainQuestion, ExplainStep, ExplainTarget, Explanation, GrantSpec, GrantView,
-        InstanceView, PendingView, PolicyView, Reply, Status,
+        ActionView, ActivityView, AgentView, AnswerSpec, AnswerView, Authority, Control,
+        ControlError, EventFeed, ExplainQuestion, ExplainStep, ExplainTarget, Explanation,
+        GhostView, GrantSpec, GrantView, ImageView, InstanceView, ManifestSeenView, PendingView,
+        PolicyView, RecentView, Reply, Status, TalliesView,
     },
 };
 use tokio::{
@@ -120,7 +121,52 @@ pub(crate) fn agent() -> AgentView {
             spiffe_id: Some("spiffe://example.org/agent/coder".to_owned()),
             started: moment(1_000_000_001),
             processes: 2,
+            ended: None,
+            images: vec![ImageView { exe: "/bin/sh".to_owned(), sha256: None }],
+            more_images: 3,
+            activity: activity(),
         }],
+        in_policy: true,
+        ghosts: vec![GhostView { word: "unused".to_owned(), since: moment(1_000_000_002) }],
+        agent_id: Some("spiffe://example.org/agent/coder".to_owned()),
+        manifest: Some(ManifestSeenView { version: 4, digest: "cd".repeat(32) }),
+        first_seen: moment(1_000_000_000),
+        last_seen: Some(moment(1_000_000_003)),
+        instances_ever: 300,
+        instances_forgotten: 44,
+        activity: activity(),
+        ended_instances: vec![InstanceView {
+            id: "i-1a2a".to_owned(),
+            pid: 4710,
+            exe: PathBuf::from("/bin/sh"),
+            sha256: String::new(),
+            script: PathBuf::new(),
+            script_sha256: String::new(),
+            unverified: "inline_code".to_owned(),
+            container: String::new(),
+            spiffe_id: None,
+            started: moment(1_000_000_000),
+            processes: 0,
+            ended: Some(moment(1_000_000_001)),
+            images: Vec::new(),
+            more_images: 0,
+            activity: ActivityView::default(),
+        }],
+    }
+}
+
+fn activity() -> ActivityView {
+    ActivityView {
+        calls: TalliesView { allowed: 5, denied: 6, audited: 7 },
+        last_action: Some(ActionView {
+            at: moment(1_000_000_002),
+            outcome: "denied".to_owned(),
+            reason: "no_grant".to_owned(),
+            destination: "192.0.2.1:443/tcp".to_owned(),
+            tool: Some("web".to_owned()),
+        }),
+        principals: RecentView { count: 1, latest: vec!["ada".to_owned()] },
+        grants: RecentView { count: 20, latest: vec!["g-20".to_owned(), "g-19".to_owned()] },
     }
 }
 

@@ -19,6 +19,7 @@ mod endpoints;
 mod events;
 mod families;
 mod grants;
+mod inventory;
 mod lineage;
 mod listening;
 mod manifests;

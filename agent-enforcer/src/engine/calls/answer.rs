@@ -200,6 +200,7 @@ impl Engine {
     /// Tells what became of a call at a moment, ns of `CLOCK_BOOTTIME`.
     pub(super) fn report(&mut self, record: &CallRecord, hook: Hook, ending: &Ending, at_ns: u64) {
         let decision = self.decision(record, hook, ending, at_ns);
+        self.note_call(&decision);
         self.events.push(Event::Call(Box::new(decision)));
     }
 
@@ -220,6 +221,7 @@ impl Engine {
             generation: Generation::new(template.generation),
             ..self.decision(template, Hook::Connect, &ending, template.header.time_ns)
         };
+        self.note_call(&decision);
         self.events.push(Event::Call(Box::new(decision)));
     }
 

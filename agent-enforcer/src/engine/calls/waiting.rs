@@ -3,7 +3,7 @@
 use std::{os::fd::OwnedFd, time::Duration};
 
 use agent_enforcer_common::{
-    id::{GrantId, ToolId},
+    id::{GrantId, InstanceId, ToolId},
     reason::Reason,
     record::{CallRecord, Hook},
 };
@@ -133,14 +133,22 @@ impl Engine {
 
     /// Ends calls whose process is gone; nobody is left to answer.
     pub(in crate::engine) fn drop_dead_callers(&mut self) {
+        self.drop_callers(|call| call.pidfd.as_ref().is_some_and(ended));
+    }
+
+    /// Ends calls of an instance that has ended, while it is known.
+    pub(in crate::engine) fn drop_callers_of(&mut self, instance: InstanceId) {
+        self.drop_callers(|call| call.record.process.instance == instance);
+    }
+
+    fn drop_callers(&mut self, is_gone: impl Fn(&WaitingCall) -> bool) {
         if self.pending.is_empty() {
             return;
         }
         let now_ns = self.clock.now_ns();
         let (verdicts, use_stages) = (&self.verdicts, &self.use_stages);
         let gone = self.pending.take_where(|key, call| {
-            let ended = call.pidfd.as_ref().is_some_and(ended);
-            ended
+            is_gone(call)
                 && match use_stages.get(key) {
                     None | Some(UseStage::Asked | UseStage::InHand(_)) => true,
                     // It may be who took the answer before it ended.

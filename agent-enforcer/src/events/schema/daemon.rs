@@ -19,8 +19,8 @@ use super::{
 use crate::{
     decision::{Process, grant_name, instance_name},
     events::{
-        ApprovalFacts, DaemonEvent, EventClass, GrantFacts, InstanceFacts, ManifestFacts, Silence,
-        TokenRefused, WebhookFacts,
+        ApprovalFacts, DaemonEvent, EventClass, GhostFacts, GrantFacts, InstanceFacts,
+        ManifestFacts, Silence, TokenRefused, WebhookFacts,
         clock::{self, Moment},
         json::path_text,
     },
@@ -122,6 +122,8 @@ pub(super) fn parts<'a>(
         DaemonEvent::GrantUsedUp(facts) => {
             draft.grant(ACCESS_REVOKE, Severity::Informational, "used up by", facts)
         }
+        DaemonEvent::GhostFound(facts) => draft.ghost_found(facts),
+        DaemonEvent::GhostGone(facts) => draft.ghost_gone(facts),
         DaemonEvent::ApprovalAsked(facts) => {
             draft.approval(ACCESS_REQUEST, Status::Other("Asked"), "asked for", facts)
         }
@@ -419,6 +421,47 @@ impl<'a> Draft<'a> {
                 signers: Some(signers),
                 reason: refused.map(Reason::word),
                 remedy: refused.map(Reason::remedy),
+                ..self.extension()
+            },
+        )
+    }
+
+    fn ghost_found(self, facts: &'a GhostFacts) -> Parts<'a> {
+        self.ghost(FINDING_CREATE, Severity::Medium, Status::New, "became a ghost", facts)
+    }
+
+    fn ghost_gone(self, facts: &'a GhostFacts) -> Parts<'a> {
+        let (severity, status) = (Severity::Informational, Status::Resolved);
+        self.ghost(FINDING_CLOSE, severity, status, "is no ghost any more", facts)
+    }
+
+    /// Begin and end of a ghost are of one finding for each cause.
+    fn ghost(
+        self,
+        kind: Kind,
+        severity: Severity,
+        status: Status,
+        verb: &str,
+        facts: &'a GhostFacts,
+    ) -> Parts<'a> {
+        let GhostFacts { agent, owner, word, since, remedy } = facts;
+        let mut head = self.head(kind, severity, status, format!("agent {agent} {verb}: {word}"));
+        head.agent = Some(Arc::clone(agent));
+        head.detail = Some((*remedy).to_owned());
+        let finding = format!("ghost-{agent}-{word}-{}", clock::epoch_ms(*since));
+        let title = "ghost agent";
+        (
+            head,
+            DaemonBody::Alarm {
+                is_alert: true,
+                finding_info: Finding { uid: finding.into(), title, types: ["inventory"] },
+                remediation: Remediation { desc: remedy },
+            },
+            DaemonExtension {
+                agent: Some(agent),
+                owner: Some(owner),
+                reason: Some(word),
+                remedy: Some(remedy),
                 ..self.extension()
             },
         )

@@ -17,8 +17,8 @@ use super::*;
 use crate::{
     decision::{CallDecision, Code, Outcome, Script, Sha256Digest, Unverified},
     events::{
-        GrantFacts, InstanceFacts, LossCause, LostRecords, ManifestFacts, Silence, TokenFacts,
-        TokenRefused, WebhookFacts,
+        GhostFacts, GrantFacts, InstanceFacts, LossCause, LostRecords, ManifestFacts, Silence,
+        TokenFacts, TokenRefused, WebhookFacts,
         testing::{TestClock, call, process},
     },
     hostile_text::is_hostile,
@@ -338,6 +338,16 @@ fn manifest_facts() -> ManifestFacts {
     }
 }
 
+fn ghost_facts() -> GhostFacts {
+    GhostFacts {
+        agent: "deploy-bot".into(),
+        owner: "platform@example.com".into(),
+        word: "unused".into(),
+        since: SystemTime::UNIX_EPOCH + Duration::from_millis(EPOCH_MS),
+        remedy: "ask its owner",
+    }
+}
+
 fn instance_facts() -> InstanceFacts {
     InstanceFacts {
         agent: "deploy-bot".into(),
@@ -397,6 +407,8 @@ fn daemon_events() -> Vec<(DaemonEvent, u64, u64)> {
             300_410,
             4,
         ),
+        (DaemonEvent::GhostFound(Box::new(ghost_facts())), 200_401, 3),
+        (DaemonEvent::GhostGone(Box::new(ghost_facts())), 200_403, 1),
         (DaemonEvent::RecordsLost { kind: LostRecords::Denied, count: 7 }, 600_801, 4),
         (
             DaemonEvent::EventsLost { what: EventClass::Denied, count: 8, why: LossCause::Disk },
@@ -471,6 +483,22 @@ fn grant_event_tells_who_what_for_whom_and_until_when() {
             "issuer": "https://issuer.example", "jti": "t-1", "txn": "change-77", "parent": "g-41",
             "not_before": EPOCH_MS, "expires": EPOCH_MS + 1,
             "reason": "release day",
+        })
+    );
+}
+
+#[test]
+fn a_ghost_and_its_end_are_of_one_finding() {
+    let found = parse(&daemon_record(&DaemonEvent::GhostFound(Box::new(ghost_facts()))));
+    let gone = parse(&daemon_record(&DaemonEvent::GhostGone(Box::new(ghost_facts()))));
+    assert_eq!(found["finding_info"]["uid"], format!("ghost-deploy-bot-unused-{EPOCH_MS}"));
+    assert_eq!(found["finding_info"]["uid"], gone["finding_info"]["uid"]);
+    assert_eq!(found["message"], "agent deploy-bot became a ghost: unused");
+    assert_eq!(
+        found["unmapped"]["agent_enforcer"],
+        json!({
+            "event": "ghost_found", "agent": "deploy-bot", "owner": "platform@example.com",
+            "reason": "unused", "remedy": "ask its owner",
         })
     );
 }

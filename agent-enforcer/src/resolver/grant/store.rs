@@ -252,6 +252,18 @@ impl GrantStore {
         })
     }
 
+    /// Every agent that was ever given an id.
+    pub fn known_agents(&self) -> Result<Vec<(Arc<str>, AgentId)>, GrantStoreError> {
+        self.write(|transaction| {
+            let mut known = Vec::new();
+            for entry in transaction.open_table(AGENTS)?.iter()? {
+                let (name, id) = entry?;
+                known.push((name.value().into(), AgentId::new(id.value())));
+            }
+            Ok(known)
+        })
+    }
+
     /// A number greater than every one that this returned before, restarts included.
     pub fn next_epoch(&self) -> Result<u64, GrantStoreError> {
         self.write(|transaction| self.next_number(transaction, EPOCH_NUMBER))
