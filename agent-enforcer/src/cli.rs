@@ -80,7 +80,7 @@ pub enum OutputFormat {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     #[command(flatten)]
     Ask(Ask),
 }
@@ -161,7 +161,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, c
         Verb::Run(mut run) => {
             run.runtime_dir = runtime_dir;
             run.validate()?;
-            Ok(Command::Run(run))
+            Ok(Command::Run(*run))
         }
         Verb::Ask(ask) => Ok(Command::Ask(Request { ask, runtime_dir, output })),
     }

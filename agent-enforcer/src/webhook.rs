@@ -199,8 +199,8 @@ async fn client(webhook: &Webhook) -> Result<Client, Failure> {
         }
         builder.build().map_err(|error| Failure::Authorities(chain(&error)))
     };
-    let built = tokio::task::spawn_blocking(build).await;
-    built.unwrap_or_else(|error| Err(Failure::Authorities(error.to_string())))
+    let made = tokio::task::spawn_blocking(build).await;
+    made.unwrap_or_else(|error| Err(Failure::Authorities(error.to_string())))
 }
 
 async fn request(client: &Client, webhook: &Webhook, body: &[u8]) -> Result<Said, Failure> {

@@ -21,6 +21,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Request, Response, Status,
+    metadata::AsciiMetadataValue as AsciiValue,
     transport::{Server, server::Connected},
 };
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -165,9 +166,9 @@ impl Connected for Connection {
 fn spiffe_id(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok()??;
-    names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::URI(uri) => Some((*uri).to_owned()),
-        _ => None,
+    names.value.general_names.iter().find_map(|name| {
+        let GeneralName::URI(uri) = name else { return None };
+        Some((*uri).to_owned())
     })
 }
 
@@ -233,7 +234,7 @@ impl Api for Service {
         &self,
         request: Request<FetchJwtsvidRequest>,
     ) -> Result<Response<FetchJwtsvidResponse>, Status> {
-        let header = request.metadata().get("broker.spiffe.io").map(|value| value.as_bytes());
+        let header = request.metadata().get("broker.spiffe.io").map(AsciiValue::as_bytes);
         if header != Some(b"true") {
             return Err(Status::invalid_argument("the security header is missing"));
         }

@@ -159,8 +159,10 @@ pub fn digest_of_inputs(body: &[u8]) -> String {
     let text = std::str::from_utf8(body).expect("JSON is text");
     let (_, inputs) = text.split_once(r#""inputs":"#).expect("a question has inputs");
     let inputs = inputs.strip_suffix('}').expect("they come last");
-    let digest = digest(&SHA256, inputs.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest(&SHA256, inputs.as_bytes())
+        .as_ref()
+        .iter()
+        .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
 /// An Ed25519 key of an approver.

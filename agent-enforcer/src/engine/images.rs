@@ -198,11 +198,10 @@ impl Engine {
             own.or_else(|| self.instances.get(&facts.instance).and_then(|found| found.refused));
         let standing = match refused {
             Some(reason) => ImageStanding::Refused(reason),
-            None => match self.standing_by_identity(facts, &process) {
-                ImageStanding::Unreadable(Reason::SpiffeUnavailable) => self.ask_identity(facts),
-                standing => standing,
-            },
+            None => self.standing_by_identity(facts, &process),
         };
+        let is_nameless = standing == ImageStanding::Unreadable(Reason::SpiffeUnavailable);
+        let standing = if is_nameless { self.ask_identity(facts) } else { standing };
         self.remember(facts, process, standing);
         self.write_standing(facts.exec, standing);
         if let Some(reason) = own {

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use agent_enforcer_tests::{
-    Op, Probe, Signatory, TestHost, binaries,
+    HostBuilder, Op, Probe, Signatory, TestHost, binaries,
     broker::{BROKER, Broker, CLIENT},
     certificates::Authority,
     wait::{SOON, wait_until},
@@ -51,7 +51,7 @@ impl Stage {
         let files = ["--spiffe-svid", "@DIR@/daemon.pem", "--spiffe-key", "@DIR@/daemon.key"];
         let bundle = ["--spiffe-bundle", "@DIR@/bundle.pem"];
         let flags = broker.into_iter().chain(files).chain(bundle);
-        let builder = flags.fold(TestHost::builder(), |builder, flag| builder.flag(flag));
+        let builder = flags.fold(TestHost::builder(), HostBuilder::flag);
         let host = builder.stopped().build();
         let authority = Authority::new("example.org");
         authority.write(host.directory(), "bundle.pem");

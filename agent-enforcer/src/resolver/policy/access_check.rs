@@ -138,8 +138,8 @@ fn approver_key(
     };
     let place = report.place(written.referenced);
     if let Some((other, first)) = places.keys.get(key.kid()) {
-        let (kid, other, first) = (quote(&written.value), quote(other), first.clone());
-        report.add(written.referenced, Problem::ApproverKeyClash { kid, other, first });
+        let (other, first) = (quote(other), first.clone());
+        report.add(written.referenced, Problem::ApproverKeyClash { other, first });
         return None;
     }
     places.keys.insert(key.kid().clone(), (name.value.clone(), place));

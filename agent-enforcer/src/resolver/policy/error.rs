@@ -258,10 +258,8 @@ pub enum Problem {
     #[error("approver {0} has neither `uid` nor `key`; give the user that answers, or the key")]
     SilentApprover(String),
     /// Two approvers of one key.
-    #[error("key {kid} is approver {other}'s at {first} already; give each approver its own key")]
+    #[error("this key is approver {other}'s at {first} already; give each approver its own key")]
     ApproverKeyClash {
-        /// The key's name, quoted.
-        kid: String,
         /// The other's name, quoted.
         other: String,
         /// Where the other is.

@@ -1,4 +1,7 @@
-use std::{path::Path, process::Child, process::Command, process::Stdio};
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+};
 
 use agent_enforcer_common::id::ExecId;
 use agent_enforcer_tests::{
@@ -118,25 +121,25 @@ async fn ask(stage: &Stage, client: &str) -> (Attestation, AttestorState) {
 #[tokio::test]
 async fn broker_tells_who_a_process_is() {
     let stage = Stage::new();
-    let (answer, state) = ask(&stage, CLIENT).await;
+    let (answer, shown) = ask(&stage, CLIENT).await;
     let [identity] = &answer.unwrap()[..] else { panic!("one identity") };
     assert_eq!(identity.id.as_str(), WORKLOAD);
     let left = identity.expires.duration_since(SystemTime::now()).unwrap();
-    assert!(left > HOUR - Duration::from_mins(1) && left <= HOUR, "{left:?}");
+    assert!(left + Duration::from_mins(1) > HOUR && left <= HOUR, "{left:?}");
     assert_eq!(stage.broker().asked(), [stage.workload.pid().cast_signed()]);
-    assert_eq!(state.fault, None);
-    assert!(state.address.starts_with("unix:/"), "{state:?}");
+    assert_eq!(shown.fault, None);
+    assert!(shown.address.starts_with("unix:/"), "{shown:?}");
 }
 
 #[tokio::test]
 async fn unknown_process_has_no_identity_and_that_is_no_fault_of_the_broker() {
     let stage = Stage::new();
     stage.broker().forget(stage.workload.pid());
-    let (answer, state) = ask(&stage, CLIENT).await;
+    let (answer, shown) = ask(&stage, CLIENT).await;
     let error = answer.unwrap_err();
     assert!(matches!(&error, AttestError::Refused { code, .. } if code == "PermissionDenied"));
     assert!(error.to_string().contains("no identity issued"), "{error}");
-    assert_eq!(state.fault, None);
+    assert_eq!(shown.fault, None);
 }
 
 #[tokio::test]
@@ -169,10 +172,10 @@ async fn another_broker_is_not_believed() {
         let vouching = if of_another { &stranger } else { &stage.authority };
         let credential = vouching.svid(id);
         stage.replace(&credential);
-        let (answer, state) = ask(&stage, CLIENT).await;
+        let (answer, shown) = ask(&stage, CLIENT).await;
         let error = answer.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
-        assert_eq!(state.fault, Some(error));
+        assert_eq!(shown.fault, Some(error));
         assert!(stage.broker().asked().is_empty(), "nothing was asked of it");
     }
 }
