@@ -99,6 +99,34 @@ pub struct Offsets {
     pub dentry_inode: u32,
     /// `inode.i_generation`
     pub inode_generation: u32,
+    /// `task_struct.fs`
+    pub task_fs: u32,
+    /// `fs_struct.users`
+    pub fs_users: u32,
+    /// `fs_struct.root`
+    pub fs_root: u32,
+    /// `fs_struct.pwd`
+    pub fs_pwd: u32,
+    /// `task_struct.nsproxy`
+    pub task_nsproxy: u32,
+    /// `nsproxy.mnt_ns`
+    pub nsproxy_mounts: u32,
+    /// `mnt_namespace.ns.inum`
+    pub mounts_number: u32,
+    /// `mnt_namespace.user_ns`
+    pub mounts_owner: u32,
+    /// `user_namespace.level`
+    pub user_namespace_level: u32,
+    /// `mm_struct.arg_start`
+    pub mm_arg_start: u32,
+    /// `mm_struct.arg_end`
+    pub mm_arg_end: u32,
+    /// `linux_binprm.p`
+    pub binprm_p: u32,
+    /// `linux_binprm.exec`
+    pub binprm_exec: u32,
+    /// `linux_binprm.argc`
+    pub binprm_argc: u32,
     /// `task_struct.flags`
     pub task_flags: u32,
     /// `pt_regs.orig_ax`; x86-64 only, otherwise 0.
@@ -170,7 +198,7 @@ impl StateWord {
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 50 * 4);
+    assert!(size_of::<Offsets>() == 64 * 4);
     assert!(size_of::<Limits>() == 24);
     assert!(size_of::<AgentProfile>() == 8);
 };

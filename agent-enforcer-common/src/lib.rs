@@ -27,7 +27,7 @@ pub mod unit;
 pub mod verdict;
 
 /// Version of every layout in this crate. Pinned maps of another version are never reused.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// `u64` nanoseconds of `CLOCK_BOOTTIME` that stand for "never".
 pub const NEVER_NS: u64 = u64::MAX;

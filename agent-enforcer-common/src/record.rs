@@ -21,10 +21,10 @@ pub enum RecordKind {
     Allowed = 3,
     /// A call of an agent in audit mode went through, although it would be denied. A [`CallRecord`].
     Audited = 4,
-    /// A process was recognised as an agent's when it executed a program: a new instance. A
-    /// [`ProcessRecord`].
+    /// A process was recognised as an agent's when it executed a program: a new instance. An
+    /// [`ExecRecord`].
     Classified = 5,
-    /// An agent's process executed a program. A [`ProcessRecord`].
+    /// An agent's process executed a program. An [`ExecRecord`].
     Executed = 6,
     /// The last process of an instance exited. A [`ProcessRecord`].
     InstanceEnded = 7,
@@ -220,6 +220,46 @@ pub struct ProcessRecord {
     pub process: ProcessFacts,
 }
 
+/// Bytes of a program's arguments that a record has room for.
+pub const ARGUMENT_BYTES: usize = 512;
+
+/// What a program was started with and where, as it was before its first instruction: afterwards
+/// the process can change all of it. What could not be read is 0.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ExecView {
+    /// Inode number of the working directory.
+    pub directory_inode: u64,
+    /// Inode number of the root directory.
+    pub root_inode: u64,
+    /// Kernel device number of the working directory.
+    pub directory_device: u32,
+    /// Kernel device number of the root directory.
+    pub root_device: u32,
+    /// Number of the mount namespace, as /proc/PID/ns/mnt shows it.
+    pub mounts: u32,
+    /// How deep below the initial user namespace, 0, the one is that owns those mounts.
+    pub mounts_level: u32,
+    /// How many arguments there are, the program's name included.
+    pub arguments: u32,
+    /// Bytes of `text` that count; what is behind them is left over from other records.
+    pub text_length: u32,
+    /// The beginning of the arguments, each with a zero behind it; the environment may follow.
+    pub text: [u8; ARGUMENT_BYTES],
+}
+
+/// A record about a program that was executed.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ExecRecord {
+    /// Kind, size and time.
+    pub header: RecordHeader,
+    /// The process.
+    pub process: ProcessFacts,
+    /// How it began.
+    pub view: ExecView,
+}
+
 /// What is denied to every agent, whatever its grants. Append-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -330,6 +370,8 @@ const _: () = {
     assert!(core::mem::offset_of!(ProcessFacts, comm).is_multiple_of(8));
     assert!(size_of::<CallRecord>() == 176);
     assert!(size_of::<ProcessRecord>() == 96);
+    assert!(size_of::<ExecView>() == 40 + ARGUMENT_BYTES);
+    assert!(size_of::<ExecRecord>() == 96 + size_of::<ExecView>());
     assert!(size_of::<GuardRecord>() == 112);
 };
-crate::plain_data!(RecordHeader, ProcessFacts, CallRecord, ProcessRecord, GuardRecord);
+crate::plain_data!(RecordHeader, ProcessFacts, CallRecord, ProcessRecord, ExecRecord, GuardRecord);

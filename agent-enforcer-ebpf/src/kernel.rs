@@ -5,6 +5,7 @@
 pub(crate) mod cgroup;
 pub(crate) mod cred;
 pub(crate) mod dentry;
+pub(crate) mod exec;
 pub(crate) mod file;
 pub(crate) mod sock;
 pub(crate) mod task;
@@ -42,6 +43,12 @@ impl Address {
     #[inline(always)]
     pub(crate) const fn before(self, offset: usize) -> Self {
         Self(self.0.wrapping_sub(offset as u64))
+    }
+
+    /// The struct that is a field of this one.
+    #[inline(always)]
+    pub(crate) const fn at(self, offset: usize) -> Self {
+        Self(self.0.wrapping_add(offset as u64))
     }
 
     /// Reads a field.

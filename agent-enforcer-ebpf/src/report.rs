@@ -12,8 +12,8 @@ use agent_enforcer_common::{
     process::ProcessTag,
     reason::Reason,
     record::{
-        CALL_PARKED, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Counter, Guard, GuardRecord, Hook,
-        ProcessFacts, ProcessRecord, RecordHeader, RecordKind,
+        CALL_PARKED, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Counter, ExecRecord, Guard,
+        GuardRecord, Hook, ProcessFacts, ProcessRecord, RecordHeader, RecordKind,
     },
 };
 use aya_ebpf::{
@@ -32,6 +32,10 @@ use aya_ebpf::{
 use crate::{
     decide::{Permit, Refusal},
     halves::{high_half, low_half},
+    kernel::{
+        exec::{self, Arguments},
+        task::Task,
+    },
     maps::{counters, processes, ring, state},
 };
 
@@ -360,10 +364,10 @@ pub(crate) fn process<const CURRENT: bool>(kind: RecordKind, tgid: u32, tag: &Pr
     write_facts::<CURRENT>(&mut record.process, tgid, tag);
     match kind {
         // Attesting early spares the first call its wait.
-        RecordKind::Classified | RecordKind::Executed | RecordKind::Joined => {
-            ring::submit(entry);
-        }
-        RecordKind::Request
+        RecordKind::Joined => ring::submit(entry),
+        RecordKind::Classified
+        | RecordKind::Executed
+        | RecordKind::Request
         | RecordKind::Denied
         | RecordKind::Allowed
         | RecordKind::Audited
@@ -373,6 +377,26 @@ pub(crate) fn process<const CURRENT: bool>(kind: RecordKind, tgid: u32, tag: &Pr
         | RecordKind::InstanceEnded
         | RecordKind::TableFull => ring::submit_later(entry),
     }
+}
+
+/// Tells of a program that the current process executes.
+#[inline(always)]
+pub(crate) fn executed(
+    kind: RecordKind,
+    tgid: u32,
+    tag: &ProcessTag,
+    arguments: Option<Arguments>,
+) {
+    let Some(mut entry) = ring::reserve::<ExecRecord>() else {
+        return counters::count(Counter::LostProcess);
+    };
+    // SAFETY: as in `write_call`, but for the text, which has its length.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    write_header::<ExecRecord>(&mut record.header, kind);
+    write_facts::<true>(&mut record.process, tgid, tag);
+    exec::write(&mut record.view, Task::current(), arguments);
+    // Attesting early spares the first call its wait.
+    ring::submit(entry);
 }
 
 /// Tells of what the current process, an agent's, may not do to the host.

@@ -111,6 +111,8 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// Programs attached, by name.
     pub programs: Vec<String>,
+    /// Where the SPIFFE broker is; empty where there is none.
+    pub spiffe_broker: String,
     /// What is not as it should be; empty when all is well.
     pub problems: Vec<String>,
 }
@@ -258,6 +260,10 @@ pub struct ApprovalView {
     pub digest: String,
     /// Digest of the executable, hex; empty where unknown.
     pub sha256: String,
+    /// Digest of its script, hex; where nobody can vouch for its code, why, and the program image.
+    pub script: String,
+    /// Digest of the agent's manifest, hex, where it must have one.
+    pub manifest: Option<String>,
     /// User id of the process.
     pub uid: u32,
     /// The grant that allows the call, `g-42`; `None` for a standing tool.

@@ -25,7 +25,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberI
 use crate::{
     cli::{LogFormat, RunArgs},
     control::{ApproverUsers, Control},
-    engine::{DetachOrder, Engine, EngineHandle, Message, Parts, PendingLimits},
+    engine::{DetachOrder, Engine, EngineHandle, Message, Parts, PendingLimits, Sought},
     events::{DaemonEvent, Event, EventQueue, EventStage, EventsConfig, SystemClock, start},
     guard::{Guard, GuardedPaths},
     host,
@@ -36,11 +36,16 @@ use crate::{
         pins::Pins,
     },
     resolver::{
-        attestation::worker::{HashWorkers, WorkerLimits},
+        attestation::{
+            attestor::Attestor,
+            broker::{BrokerConfig, SpiffeBroker},
+            worker::{HashWorkers, WorkerLimits},
+        },
         grant::{GrantStore, Moment},
         policy::Policy,
     },
     verdicts::Verdicts,
+    webhook,
 };
 use sockets::Sockets;
 
@@ -97,6 +102,7 @@ async fn serve(args: RunArgs) -> Result<()> {
     let grants = store.load(&now)?;
     let answers = store.load_answers(&now)?;
     let (changes_told, pending_changes) = watch::channel(0);
+    let (questions, questions_asked) = mpsc::channel(webhook::QUEUE);
     let approvers = Arc::new(ApproverUsers::default());
     let mut policy = Policy::load(&args.policy)?;
     store.admit_manifests(&mut policy, &now)?;
@@ -130,6 +136,7 @@ async fn serve(args: RunArgs) -> Result<()> {
         agent_ids,
         grants,
         answers,
+        webhook: questions,
         inventory,
         inventory_changes,
         unused_after: args.unused_after,
@@ -142,6 +149,7 @@ async fn serve(args: RunArgs) -> Result<()> {
         tallies: maps.tallies,
         events: events.clone(),
         hashers: hash_workers(&inbox)?,
+        attestor: args.broker().map(|config| attestor(config, &inbox)),
         flows: flow_reset()?,
         held_timers: kernel.held_timers()?,
         uses,
@@ -188,6 +196,7 @@ async fn serve(args: RunArgs) -> Result<()> {
         detach,
     );
     let answering: Arc<dyn Control> = Arc::new(control.clone());
+    tokio::spawn(webhook::run(questions_asked, control.clone()));
     let served = sockets.serve(&answering);
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(takes_over, "enforcing");
@@ -334,13 +343,21 @@ fn start_events(args: &RunArgs) -> Result<(EventQueue, EventStage)> {
     Ok(start(config, Arc::new(SystemClock))?)
 }
 
-fn hash_workers(inbox: &Inbox) -> Result<HashWorkers<agent_enforcer_common::id::ExecId>> {
+fn hash_workers(inbox: &Inbox) -> Result<HashWorkers<(agent_enforcer_common::id::ExecId, Sought)>> {
     let inbox = inbox.clone();
-    HashWorkers::start(WorkerLimits::default(), move |exec, result| {
+    HashWorkers::start(WorkerLimits::default(), move |(exec, subject), result| {
         // At the end nobody waits for it.
-        let _ = inbox.send_waiting(Message::Hashed(exec, result));
+        let _ = inbox.send_waiting(Message::Found(exec, subject, result));
     })
     .context("cannot start the threads that hash executables")
+}
+
+fn attestor(config: BrokerConfig, inbox: &Inbox) -> Box<dyn Attestor> {
+    let inbox = inbox.clone();
+    Box::new(SpiffeBroker::start(config, move |subject, answer| {
+        // At the end nobody waits for it.
+        let _ = inbox.send_waiting(Message::Identified(subject, answer));
+    }))
 }
 
 fn flow_reset() -> Result<FlowReset> {

@@ -13,7 +13,7 @@ use agent_enforcer_common::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::strict_json;
+use crate::{resolver::spiffe::SpiffeId, strict_json};
 
 /// What became of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,6 +104,124 @@ pub struct Ancestor {
     pub exe: PathBuf,
 }
 
+/// A container, by the cgroup that its runtime made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// The runtime: `docker`, `podman`, ...
+    pub runtime: &'static str,
+    /// Its id, 64 digits.
+    pub id: String,
+}
+
+/// A script that an interpreter runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// Its path as the kernel names it.
+    pub path: PathBuf,
+    /// Digest of its content, as it was when it was executed.
+    pub sha256: Sha256Digest,
+    /// Its fs-verity digest, where it has one.
+    pub fsverity: Option<Sha256Digest>,
+}
+
+/// Which code a program image runs beside its executable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// None that is known: it is no interpreter, or was not looked at.
+    Own,
+    /// A script.
+    Script(Script),
+    /// Code that nobody can vouch for.
+    Unverified(Unverified),
+}
+
+/// Why nobody can vouch for the code of a program image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unverified {
+    /// It stands in the arguments (`-c`).
+    InlineCode,
+    /// It is read from standard input, or typed.
+    StdinCode,
+    /// A module that the interpreter looks for (`-m`).
+    Module,
+    /// An option loads code beside the script, or may.
+    LoadsCode,
+    /// A shell that reads files of its user first.
+    StartupFiles,
+    /// An option, or a command, that is not known.
+    UnknownOption,
+    /// The arguments are longer than what the kernel side records, or could not be read.
+    ArgumentsUnknown,
+    /// The exec was not seen: it was before the daemon, or its record was lost.
+    ExecNotSeen,
+    /// The script was named by a descriptor, or through /proc.
+    Descriptor,
+    /// The process is in mounts of its own, which it can change.
+    OwnMounts,
+    /// The process has left the directory, root or mounts that it was started in.
+    Moved,
+    /// The script, or what leads to it, was changed when it was executed or later.
+    ChangedAfterExec,
+    /// The script could not be found or read.
+    ScriptUnreadable,
+    /// It is no regular file.
+    NotAFile,
+    /// It comes from a server (FUSE, NFS), which can give each reader another content.
+    ServedFile,
+    /// The executable is in memory only.
+    Memfd,
+    /// The executable had been deleted when it was executed.
+    DeletedExecutable,
+}
+
+impl Unverified {
+    /// The word in events and views.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::InlineCode => "inline_code",
+            Self::StdinCode => "stdin_code",
+            Self::Module => "module",
+            Self::LoadsCode => "loads_code",
+            Self::StartupFiles => "startup_files",
+            Self::UnknownOption => "unknown_option",
+            Self::ArgumentsUnknown => "arguments_unknown",
+            Self::ExecNotSeen => "exec_not_seen",
+            Self::Descriptor => "descriptor",
+            Self::OwnMounts => "own_mounts",
+            Self::Moved => "moved",
+            Self::ChangedAfterExec => "changed_after_exec",
+            Self::ScriptUnreadable => "script_unreadable",
+            Self::NotAFile => "not_a_file",
+            Self::ServedFile => "served_file",
+            Self::Memfd => "memfd",
+            Self::DeletedExecutable => "deleted_executable",
+        }
+    }
+
+    /// Whether it is the executable itself that nobody can vouch for.
+    pub const fn is_of_executable(self) -> bool {
+        matches!(self, Self::Memfd | Self::DeletedExecutable)
+    }
+}
+
+impl Code {
+    /// The script.
+    pub const fn script(&self) -> Option<&Script> {
+        match self {
+            Self::Script(script) => Some(script),
+            Self::Own | Self::Unverified(_) => None,
+        }
+    }
+
+    /// Why nobody can vouch for it; empty where somebody can.
+    pub const fn unverified(&self) -> &'static str {
+        match self {
+            Self::Unverified(why) => why.word(),
+            Self::Own | Self::Script(_) => "",
+        }
+    }
+}
+
 /// The attested facts about a process: nothing in it was chosen by the process, but `comm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
@@ -117,6 +235,10 @@ pub struct Process {
     pub exe: Option<PathBuf>,
     /// Digest of the executable's content; `None` where it could not be read.
     pub sha256: Option<Sha256Digest>,
+    /// Its fs-verity digest, where it has one.
+    pub fsverity: Option<Sha256Digest>,
+    /// Which code it runs beside its executable.
+    pub code: Code,
     /// Real user id.
     pub uid: u32,
     /// Real group id.
@@ -125,10 +247,14 @@ pub struct Process {
     pub cgroup: String,
     /// The systemd unit that the cgroup belongs to.
     pub unit: Option<String>,
+    /// The container that the cgroup belongs to.
+    pub container: Option<Container>,
     /// Name of the process as it chose it: for people, never for a decision.
     pub comm: String,
     /// Parent first, up to pid 1.
     pub ancestors: Vec<Ancestor>,
+    /// Whom a SPIFFE broker says it is, where one is asked.
+    pub spiffe_id: Option<SpiffeId>,
 }
 
 /// The grant behind a decision.

@@ -12,6 +12,7 @@ mod force;
 mod guarded;
 mod handle;
 mod held;
+mod identities;
 mod images;
 mod inventory;
 mod manifests;
@@ -19,6 +20,7 @@ mod parked;
 mod peers;
 mod pending;
 mod queries;
+mod scripts;
 mod selectors;
 mod start;
 mod tallies;
@@ -38,12 +40,13 @@ use agent_enforcer_common::{
     record::ProcessFacts,
 };
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use adoption::AdoptionError;
 pub use handle::{DetachOrder, EngineHandle};
 pub use peers::PeerError;
 pub use pending::{GroupKey, PendingLimits};
+pub use scripts::Sought;
 pub use selectors::SelectorError;
 pub use start::{EngineError, Parts};
 
@@ -64,24 +67,28 @@ use crate::{
     resolver::{
         approval::{Answer as ApproverAnswer, AnswerTable},
         attestation::{
-            digest::{DigestCache, DigestError, Hashed},
+            attestor::{Attestation, Subject},
+            digest::{DigestCache, DigestError},
             executables::Resolution,
             process::ProcessReader,
-            worker::HashWorkers,
+            worker::{Found, HashWorkers},
         },
         grant::{Grant, GrantStoreError, GrantTable, Moment, NewGrant},
         policy::{Policy, SelectorPlan},
     },
     verdicts::{VerdictError, Verdicts},
+    webhook::Order,
 };
 use approvals::Questions;
 use calls::UseStage;
 use canary::Canary;
+use identities::Identities;
 use images::Image;
 use inventory::Keeper;
 use peers::Peers;
 use pending::Pending;
 use queries::LOST;
+use scripts::Execs;
 use selectors::Selectors;
 use tallies::Tallies;
 use via::ViaIndex;
@@ -97,8 +104,10 @@ pub type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
 
 /// What comes from the rest of the daemon.
 pub enum Message {
-    /// An executable was hashed, for an image.
-    Hashed(ExecId, Result<Hashed, DigestError>),
+    /// What the workers found, for an image.
+    Found(ExecId, Sought, Result<Found, DigestError>),
+    /// Somebody was asked who an image is.
+    Identified(Subject, Attestation),
     /// A use of a counted grant is on the disk, or is not.
     UseRecorded {
         /// The grant.
@@ -120,6 +129,8 @@ pub enum Message {
     GrantChanged(Box<Grant>, Answer<GrantView>),
     /// Check an approver's answer against the question that is open.
     CheckAnswer(AnswerSpec, Authority, Box<Moment>, Answer<ApproverAnswer>),
+    /// Check a signed answer against the question that is open.
+    CheckSignedAnswer(String, Box<Moment>, Answer<ApproverAnswer>),
     /// An approver's answer is on the disk.
     Answered(Box<ApproverAnswer>, Answer<AnswerView>),
     /// A policy was read and its agents have ids.
@@ -182,6 +193,7 @@ pub struct Engine {
     grants: GrantTable,
     answers: AnswerTable,
     questions: Questions,
+    webhook: mpsc::Sender<Order>,
     via: ViaIndex,
     verdicts: Verdicts,
     processes: ProcessMaps,
@@ -191,7 +203,7 @@ pub struct Engine {
     events: EventQueue,
     reader: ProcessReader,
     digests: DigestCache,
-    hashers: HashWorkers<ExecId>,
+    hashers: HashWorkers<(ExecId, Sought)>,
     flows: FlowReset,
     held_timers: HeldTimers,
     cgroups: PathBuf,
@@ -201,9 +213,11 @@ pub struct Engine {
     _guarding: SyncSender<Infallible>,
     uses: SyncSender<UseRequest>,
     globs: SyncSender<Vec<String>>,
+    identities: Identities,
     images: HashMap<ExecId, Image>,
     image_order: VecDeque<ExecId>,
     prefetch: VecDeque<ProcessFacts>,
+    execs: Execs,
     instances: HashMap<InstanceId, Instance>,
     keeper: Keeper,
     peers: Peers,
@@ -270,10 +284,10 @@ impl Engine {
             }
             Record::Classified(record) => {
                 self.tag_inherited_sockets(&record.process);
-                self.on_executed(&record.process);
+                self.on_executed(record);
             }
             Record::Guarded(record, guard) => self.on_guarded(record, *guard),
-            Record::Executed(record) => self.on_executed(&record.process),
+            Record::Executed(record) => self.on_executed(record),
             Record::Peer(record) => self.peers.learn_record(record),
             Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
             Record::TableFull(record) => {
@@ -296,7 +310,8 @@ impl Engine {
     /// One message.
     pub fn on_message(&mut self, message: Message) -> Next {
         match message {
-            Message::Hashed(exec, result) => self.on_hashed(exec, result),
+            Message::Found(exec, subject, result) => self.on_found(exec, subject, result),
+            Message::Identified(subject, answer) => self.on_identified(subject, answer),
             Message::UseRecorded { grant, key, result } => self.on_use_recorded(grant, key, result),
             Message::InventoryStored => self.on_inventory_stored(),
             Message::Executables(resolution) => self.on_executables(&resolution),
@@ -311,6 +326,9 @@ impl Engine {
             }
             Message::CheckAnswer(spec, authority, now, answer) => {
                 let _ = answer.send(self.check_answer(&spec, authority, &now));
+            }
+            Message::CheckSignedAnswer(text, now, answer) => {
+                let _ = answer.send(self.check_signed_answer(&text, &now));
             }
             Message::Answered(given, answer) => {
                 let _ = answer.send(Ok(self.on_answer(*given)));
@@ -379,6 +397,7 @@ impl Engine {
             self.continue_forgotten(now_ns);
             self.let_timers_go();
             self.watch_manifests();
+            self.watch_identities(now_ns);
             self.note_ended_grants();
             self.drop_outdated_grants();
             self.tell_lost_records();

@@ -107,6 +107,8 @@ pub enum DaemonEvent {
     ApprovalGiven(Box<ApprovalFacts>),
     /// An approver said no.
     ApprovalRefused(Box<ApprovalFacts>),
+    /// A question has no answer from the policy's webhook; it may have one from elsewhere.
+    WebhookFailed(Box<WebhookFacts>),
     /// A process was recognised as an agent's.
     InstanceStarted(InstanceFacts),
     /// The last process of an instance exited.
@@ -177,6 +179,7 @@ impl DaemonEvent {
             Self::ApprovalAsked(_) => "approval_asked",
             Self::ApprovalGiven(_) => "approval_given",
             Self::ApprovalRefused(_) => "approval_refused",
+            Self::WebhookFailed(_) => "webhook_failed",
             Self::InstanceStarted(_) => "instance_started",
             Self::InstanceEnded(_) => "instance_ended",
             Self::IdentityRefused { .. } => "identity_refused",
@@ -329,6 +332,17 @@ pub struct ApprovalFacts {
     pub until: Option<SystemTime>,
     /// Whether the answer is for the whole tool.
     pub whole_tool: bool,
+}
+
+/// Why a webhook brought no answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookFacts {
+    /// The question, `a-0123456789abcdef`.
+    pub question: String,
+    /// Where it was posted to.
+    pub url: String,
+    /// What went wrong, and what to do about it.
+    pub error: String,
 }
 
 /// An instance, as its events tell it.

@@ -20,3 +20,4 @@ mod rfc3339;
 pub mod signing;
 pub mod strict_json;
 pub mod verdicts;
+pub mod webhook;

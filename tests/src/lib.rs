@@ -13,6 +13,8 @@
 )]
 
 pub mod binaries;
+pub mod broker;
+pub mod certificates;
 pub mod cgroup;
 pub mod daemon;
 pub mod events;
@@ -27,6 +29,7 @@ pub mod signatory;
 pub mod trick;
 pub mod unix;
 pub mod wait;
+pub mod webhook;
 
 pub use events::Event;
 pub use host::{GrantRequest, HostBuilder, TestHost};

@@ -15,13 +15,12 @@ use agent_enforcer_common::{
 };
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::bpf_get_current_task,
     programs::{LsmContext, RawTracePointContext},
 };
 
 use crate::{
     classify::classify,
-    kernel::{Address, cgroup::Cgroup, file::Executable, task::Task},
+    kernel::{Address, cgroup::Cgroup, exec::Arguments, file::Executable, task::Task},
     maps::{
         instances,
         processes::{self, Standing},
@@ -35,12 +34,6 @@ use crate::{
 fn argument(ctx: &RawTracePointContext, index: usize) -> u64 {
     // SAFETY: `bpf_raw_tracepoint_args` is an array of u64; the verifier checks the index.
     unsafe { core::ptr::read_volatile(ctx.as_ptr().cast::<u64>().add(index)) }
-}
-
-#[inline(always)]
-fn current() -> Task {
-    // SAFETY: the helper has no arguments and cannot fail.
-    Task::new(unsafe { bpf_get_current_task() })
 }
 
 /// `(struct task_struct *child)`; its parent is running. Interrupts are off and the run queue is
@@ -76,7 +69,8 @@ pub(crate) fn fork(ctx: &RawTracePointContext) {
 /// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
 #[inline(always)]
 pub(crate) fn exec(ctx: &RawTracePointContext) {
-    on_exec(|| Address::new(argument(ctx, 2)));
+    let binprm = || Address::new(argument(ctx, 2));
+    on_exec(binprm, || Arguments::of_loaded(Task::current(), binprm()));
 }
 
 /// LSM `bprm_committed_creds(struct linux_binprm *bprm)`: exec, where the LSM plane is. A program
@@ -84,11 +78,12 @@ pub(crate) fn exec(ctx: &RawTracePointContext) {
 /// `BPF_PROG_TYPE_LSM`), as one of a raw tracepoint can be from 7.0 on.
 #[inline(always)]
 pub(crate) fn committed(ctx: &LsmContext) {
-    on_exec(|| Address::new(ctx.arg(0)));
+    let binprm = || Address::new(ctx.arg(0));
+    on_exec(binprm, || Arguments::of_loading(binprm()));
 }
 
 #[inline(always)]
-fn on_exec(binprm: impl Fn() -> Address) {
+fn on_exec(binprm: impl Fn() -> Address, arguments: impl Fn() -> Option<Arguments>) {
     let tgid = processes::current_tgid();
     // VERIFIER: read where it is used; 6.1 forgets over a branch whether there was one.
     let executable = || Executable::of_binprm(binprm());
@@ -106,12 +101,12 @@ fn on_exec(binprm: impl Fn() -> Address) {
                 ..tag
             };
             if processes::insert(tgid, &tag) {
-                tell_own(RecordKind::Executed, tgid, tag);
+                report::executed(RecordKind::Executed, tgid, &tag, arguments());
             }
         }
         Standing::Stranger | Standing::Daemon => {
             if let Some(executable) = executable() {
-                recognise(current(), tgid, None, executable);
+                recognise(Task::current(), tgid, Entry::Exec(arguments), executable);
             }
         }
     }
@@ -128,15 +123,31 @@ pub(crate) fn cgroup_attach(ctx: &RawTracePointContext) {
     let Some(tgid) = task.tgid() else { return };
     let (Standing::Stranger | Standing::Daemon) = processes::standing(tgid) else { return };
     if let Some(executable) = task.executable() {
-        recognise(task, tgid, Some(cgroup), executable);
+        recognise(task, tgid, Entry::Cgroup::<fn() -> Option<Arguments>>(cgroup), executable);
     }
 }
 
-/// Begins an instance if the process is an agent's. `cgroup` is the one that it is entering.
+/// What a process does that may make it an agent's.
+enum Entry<A> {
+    /// It executes a program, with these arguments.
+    Exec(A),
+    /// It enters a cgroup.
+    Cgroup(Cgroup),
+}
+
+/// Begins an instance if the process is an agent's.
 #[inline(always)]
-fn recognise(task: Task, tgid: u32, cgroup: Option<Cgroup>, executable: Executable) {
-    let joined = cgroup.is_some();
-    let Some(cgroup) = cgroup.or_else(|| task.cgroup()) else { return };
+fn recognise<A: Fn() -> Option<Arguments>>(
+    task: Task,
+    tgid: u32,
+    entry: Entry<A>,
+    executable: Executable,
+) {
+    let entered = match entry {
+        Entry::Exec(_) => task.cgroup(),
+        Entry::Cgroup(cgroup) => Some(cgroup),
+    };
+    let Some(cgroup) = entered else { return };
     let Some(uid) = task.uid() else { return };
     let Some(agent) = classify(cgroup, uid, executable) else { return };
     let Some(start_ns) = task.start_ns() else {
@@ -155,11 +166,12 @@ fn recognise(task: Task, tgid: u32, cgroup: Option<Cgroup>, executable: Executab
         return tell(RecordKind::TableFull, tgid, tag);
     }
     if processes::insert(tgid, &tag) {
-        if joined {
+        match entry {
             // Whoever moves it there is another process.
-            tell(RecordKind::Joined, tgid, tag);
-        } else {
-            tell_own(RecordKind::Classified, tgid, tag);
+            Entry::Cgroup(_) => tell(RecordKind::Joined, tgid, tag),
+            Entry::Exec(arguments) => {
+                report::executed(RecordKind::Classified, tgid, &tag, arguments());
+            }
         }
     } else {
         instances::process_gone(tag.instance);
@@ -175,23 +187,17 @@ pub(crate) fn exit() {
         return;
     }
     // A group that can't be told dead keeps its tag; the fork hook removes what is left.
-    if current().group_dead() != Some(true) {
+    if Task::current().group_dead() != Some(true) {
         return;
     }
     if let Some(tag) = processes::remove(tgid)
         && instances::process_gone(tag.instance)
     {
-        tell_own(RecordKind::InstanceEnded, tgid, tag);
+        report::process::<true>(RecordKind::InstanceEnded, tgid, &tag);
     }
 }
 
 #[inline(always)]
 fn tell(kind: RecordKind, tgid: u32, tag: ProcessTag) {
     report::process::<false>(kind, tgid, &tag);
-}
-
-/// As [`tell`], of the process that runs this: its user and cgroup are known.
-#[inline(always)]
-fn tell_own(kind: RecordKind, tgid: u32, tag: ProcessTag) {
-    report::process::<true>(kind, tgid, &tag);
 }

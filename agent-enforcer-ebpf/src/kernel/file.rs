@@ -31,6 +31,28 @@ impl Executable {
     }
 }
 
+/// A directory.
+#[derive(Clone, Copy)]
+pub(crate) struct Directory {
+    pub(crate) inode: u64,
+    /// `super_block.s_dev`.
+    pub(crate) device: u32,
+}
+
+impl Directory {
+    pub(crate) const UNKNOWN: Self = Self { inode: 0, device: 0 };
+
+    /// Of a `path`.
+    #[inline(always)]
+    pub(crate) fn of_path(path: Address) -> Option<Self> {
+        let inode = path.follow(offset!(path_dentry))?.follow(offset!(dentry_inode))?;
+        Some(Self {
+            inode: inode.read(offset!(inode_i_ino))?,
+            device: inode.follow(offset!(inode_i_sb))?.read(offset!(super_block_s_dev))?,
+        })
+    }
+}
+
 /// Whether a `sock` belongs to a file opened non-blocking. `None` where it has no file.
 #[inline(always)]
 pub(crate) fn socket_nonblocking(sock: Address) -> Option<bool> {

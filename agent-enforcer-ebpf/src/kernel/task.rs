@@ -1,8 +1,14 @@
 //! Facts about a task.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
+};
 
-use super::{Address, cgroup::Cgroup, file::Executable};
+use super::{
+    Address,
+    cgroup::Cgroup,
+    file::{Directory, Executable},
+};
 use crate::settings::offset;
 
 /// A `task_struct`.
@@ -13,6 +19,13 @@ impl Task {
     #[inline(always)]
     pub(crate) const fn new(address: u64) -> Self {
         Self(Address::new(address))
+    }
+
+    /// The one that runs this.
+    #[inline(always)]
+    pub(crate) fn current() -> Self {
+        // SAFETY: the helper has no arguments and cannot fail.
+        Self::new(unsafe { bpf_get_current_task() })
     }
 
     /// Thread group id in the initial pid namespace.
@@ -50,8 +63,35 @@ impl Task {
     /// The executable that it runs; none for a kernel thread.
     #[inline(always)]
     pub(crate) fn executable(self) -> Option<Executable> {
-        let file = self.0.follow(offset!(task_mm))?.follow(offset!(mm_exe_file))?;
-        Executable::of_file(file)
+        Executable::of_file(self.memory()?.follow(offset!(mm_exe_file))?)
+    }
+
+    /// Its `mm_struct`; none for a kernel thread.
+    #[inline(always)]
+    pub(crate) fn memory(self) -> Option<Address> {
+        self.0.follow(offset!(task_mm))
+    }
+
+    /// Where its relative and its absolute paths begin; none where another process shares that
+    /// (`CLONE_FS`) and can change it at any moment.
+    #[inline(always)]
+    pub(crate) fn directories(self) -> Option<(Directory, Directory)> {
+        let fs = self.0.follow(offset!(task_fs))?;
+        let users: u32 = fs.read(offset!(fs_users))?;
+        if users != 1 {
+            return None;
+        }
+        let directory = Directory::of_path(fs.at(offset!(fs_pwd)))?;
+        Some((directory, Directory::of_path(fs.at(offset!(fs_root)))?))
+    }
+
+    /// The number of its mount namespace, and how deep below the initial user namespace that one is
+    /// which owns it.
+    #[inline(always)]
+    pub(crate) fn mounts(self) -> Option<(u32, u32)> {
+        let mounts = self.0.follow(offset!(task_nsproxy))?.follow(offset!(nsproxy_mounts))?;
+        let owner = mounts.follow(offset!(mounts_owner))?;
+        Some((mounts.read(offset!(mounts_number))?, owner.read(offset!(user_namespace_level))?))
     }
 }
 

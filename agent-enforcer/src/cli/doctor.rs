@@ -64,6 +64,10 @@ fn daemon(answer: Result<Status, ApiError>) -> Vec<Check> {
                 status.version, status.pid, status.plane, status.generation
             );
             let mut found = vec![Check::ok(NAME, found)];
+            let broker = Some(status.spiffe_broker).filter(|address| !address.is_empty());
+            found.extend(
+                broker.map(|address| Check::ok("spiffe_broker", format!("asked at {address}"))),
+            );
             found.extend(status.problems.into_iter().map(|problem| {
                 Check::fail(PROBLEM, problem, "see `journalctl -u agent-enforcer`")
             }));

@@ -7,6 +7,10 @@ use clap::{Args, ValueEnum, error::ErrorKind};
 use crate::{
     events::{SyslogFacility, SyslogTarget},
     host::PlaneWish,
+    resolver::{
+        attestation::broker::{BrokerAddress, BrokerConfig},
+        spiffe::SpiffeId,
+    },
 };
 
 const RING_PAGE: u32 = 4096;
@@ -41,6 +45,23 @@ pub struct RunArgs {
     /// `tcp:HOST:PORT`; can be given more than once.
     #[arg(long, value_name = "TARGET")]
     pub syslog: Vec<SyslogTarget>,
+    /// Where the SPIFFE broker of this host is, which vouches for agents with `attestation: spiffe`:
+    /// `unix:PATH` or `tcp:HOST:PORT`.
+    #[arg(long, value_name = "ADDRESS")]
+    #[arg(requires_all = ["spiffe_broker_id", "spiffe_svid", "spiffe_key", "spiffe_bundle"])]
+    pub spiffe_broker: Option<BrokerAddress>,
+    /// The SPIFFE ID that the broker must have.
+    #[arg(long, value_name = "SPIFFE_ID", requires = "spiffe_broker")]
+    pub spiffe_broker_id: Option<SpiffeId>,
+    /// The daemon's own X.509-SVID with its chain, PEM; read for each connection to the broker.
+    #[arg(long, value_name = "FILE", requires = "spiffe_broker")]
+    pub spiffe_svid: Option<PathBuf>,
+    /// The private key of that SVID, PEM.
+    #[arg(long, value_name = "FILE", requires = "spiffe_broker")]
+    pub spiffe_key: Option<PathBuf>,
+    /// The X.509 authorities of the broker's trust domain, PEM.
+    #[arg(long, value_name = "FILE", requires = "spiffe_broker")]
+    pub spiffe_bundle: Option<PathBuf>,
     /// Facility of the syslog messages: `authpriv`, `auth`, `daemon`, `user`, `local0` to `local7`.
     #[arg(long, value_name = "NAME", default_value_t)]
     pub syslog_facility: SyslogFacility,
@@ -123,6 +144,17 @@ pub enum LogFormat {
 }
 
 impl RunArgs {
+    /// The SPIFFE broker, where there is one.
+    pub fn broker(&self) -> Option<BrokerConfig> {
+        Some(BrokerConfig {
+            address: self.spiffe_broker.clone()?,
+            id: self.spiffe_broker_id.clone()?,
+            svid: self.spiffe_svid.clone()?,
+            key: self.spiffe_key.clone()?,
+            bundle: self.spiffe_bundle.clone()?,
+        })
+    }
+
     /// What no single value can say.
     pub(super) fn validate(&self) -> Result<(), clap::Error> {
         if self.max_pending_per_instance > self.max_pending {

@@ -30,6 +30,7 @@ fn render(status: &Status, now: SystemTime, style: Style) -> String {
         reasons,
         counters,
         programs,
+        spiffe_broker,
         problems,
     } = status;
     let mut facts = Table::new(&[], style);
@@ -37,6 +38,9 @@ fn render(status: &Status, now: SystemTime, style: Style) -> String {
     facts.row(["kernel", kernel]);
     facts.row(["plane", &format!("{plane}, {} programs attached", programs.len())]);
     facts.row(["generation", &generation.to_string()]);
+    if !spiffe_broker.is_empty() {
+        facts.row(["SPIFFE broker", &printable(spiffe_broker)]);
+    }
     facts.row([
         "agents",
         &format!("{agents} in the policy, {instances} instances, {processes} processes"),

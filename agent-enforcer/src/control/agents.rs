@@ -137,6 +137,17 @@ pub struct InstanceView {
     pub exe: PathBuf,
     /// Digest of its executable, hex; empty where unknown.
     pub sha256: String,
+    /// The script that it runs; empty where it runs none that is known.
+    #[serde(serialize_with = "serialize_path")]
+    pub script: PathBuf,
+    /// Digest of the script, hex; empty where it runs none that is known.
+    pub script_sha256: String,
+    /// Why nobody can vouch for its code; empty where somebody can.
+    pub unverified: String,
+    /// The container that it is in, by its id; empty where it is in none.
+    pub container: String,
+    /// Whom a SPIFFE broker says it is, where one was asked.
+    pub spiffe_id: Option<String>,
     /// Since when.
     #[serde(serialize_with = "serialize_time")]
     pub started: SystemTime,

@@ -5,6 +5,8 @@
 //! asks for too much is denied. Whoever answers is known by the kernel's word, is named in the policy,
 //! and is nobody who runs the agent.
 
+mod webhook;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
@@ -21,12 +23,12 @@ use agent_enforcer_common::{
 use super::{Engine, images::Image, nanoseconds, pending::Awaits};
 use crate::{
     control::{AnswerSpec, AnswerView, ApprovalView, Authority, ControlError, rfc3339},
-    decision::{ApprovalRef, Process, grant_name, instance_name},
+    decision::{ApprovalRef, Code, Process, grant_name, instance_name},
     events::{ApprovalFacts, DaemonEvent},
     resolver::{
         approval::{Answer, Inputs, InputsDigest, LONGEST_ANSWER, QuestionId, Scope, Verdict},
         grant::Moment,
-        policy::{Agent, Attendance, Tool},
+        policy::{Agent, AgentManifest, Attendance, Tool},
     },
 };
 
@@ -46,6 +48,7 @@ pub(super) struct Question {
     pub(super) destination: Destination,
     pub(super) instance: InstanceId,
     process: Arc<Process>,
+    posted: Option<webhook::Posted>,
 }
 
 /// The open questions.
@@ -145,6 +148,7 @@ impl Engine {
             destination,
             instance,
             process,
+            posted: None,
         });
         if !opened {
             return Standing::Unasked(Reason::ApprovalLimit);
@@ -152,6 +156,7 @@ impl Engine {
         if is_new && let Some(question) = self.questions.get(id) {
             let facts = self.approval_facts(id, question);
             self.tell(DaemonEvent::ApprovalAsked(Box::new(facts)));
+            self.post(id);
         }
         Standing::Asked(id)
     }
@@ -177,6 +182,12 @@ impl Engine {
             instance: instance_name(facts.instance),
             exe: process.exe.as_ref().map(|exe| exe.display().to_string()).unwrap_or_default(),
             sha256: process.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
+            script: script_input(&process),
+            manifest: agent
+                .manifest
+                .as_ref()
+                .and_then(AgentManifest::digest)
+                .map(|digest| digest.to_string()),
             uid: process.uid,
             tool: tool.name.to_string(),
             tool_policy: self.policy.tool_text(tool),
@@ -236,6 +247,8 @@ impl Engine {
             id: id.to_string(),
             digest: digest.0.to_string(),
             sha256: inputs.sha256.clone(),
+            script: inputs.script.clone(),
+            manifest: inputs.manifest.clone(),
             uid: inputs.uid,
             grant: inputs.grant.clone(),
             principal: inputs.principal.clone(),
@@ -250,6 +263,16 @@ impl Engine {
         spec: &AnswerSpec,
         authority: Authority,
         now: &Moment,
+    ) -> Result<Answer, ControlError> {
+        self.check_spec(spec, now, |question| self.approver(authority, question))
+    }
+
+    /// Checks an answer of whoever `approver` finds to be an approver that may give it.
+    fn check_spec(
+        &self,
+        spec: &AnswerSpec,
+        now: &Moment,
+        approver: impl FnOnce(&Question) -> Result<Arc<str>, ControlError>,
     ) -> Result<Answer, ControlError> {
         let AnswerSpec { id, digest, verdict, whole_tool, lifetime } = spec;
         let invalid = |text: String| ControlError::Invalid(text);
@@ -267,7 +290,7 @@ impl Engine {
                 "what {id} is about has changed since it was shown; look at `agent-enforcer pending` again"
             )));
         }
-        let approver = self.approver(authority, question)?;
+        let approver = approver(question)?;
         if *lifetime < Duration::from_secs(1) || *lifetime > LONGEST_ANSWER {
             return Err(invalid("an answer holds from 1s to 24h; give `--for`".to_owned()));
         }
@@ -300,15 +323,25 @@ impl Engine {
         if self.processes.processes.get(pid).is_ok() {
             return refused("an agent's process approves nothing".to_owned());
         }
-        let runs =
-            |image: &Image| image.process.uid == uid && image.facts.instance == question.instance;
+        self.refuse_own_user(uid, question)?;
+        Ok(Arc::clone(&approver.name))
+    }
+
+    /// Nobody answers their own questions.
+    fn refuse_own_user(&self, uid: u32, question: &Question) -> Result<(), ControlError> {
+        // Root starts agents that run under other ids afterwards, and may do worse than to approve.
+        let runs = |image: &Image| {
+            image.process.uid == uid
+                && image.facts.instance == question.instance
+                && (uid != 0 || self.is_current(&image.facts))
+        };
         if question.process.uid == uid || self.images.values().any(runs) {
-            return refused(format!(
+            return Err(ControlError::Invalid(format!(
                 "user {uid} runs agent {}: somebody else must approve",
                 question.inputs.agent
-            ));
+            )));
         }
-        Ok(Arc::clone(&approver.name))
+        Ok(())
     }
 
     /// An answer is on the disk: it holds from now on.
@@ -367,8 +400,13 @@ impl Engine {
         })
     }
 
+    fn destination_text(&self, destination: &Destination) -> String {
+        let peer = self.peers.name(destination);
+        peer.map_or_else(|| destination.to_string(), |peer| peer.to_string())
+    }
+
     fn approval_facts(&self, id: QuestionId, question: &Question) -> ApprovalFacts {
-        let Question { inputs, digest, destination, instance, process } = question;
+        let Question { inputs, digest, destination, instance, process, posted: _ } = question;
         let owner = self.policy.agent(&inputs.agent).map(|agent| Arc::clone(&agent.owner));
         ApprovalFacts {
             question: id.to_string(),
@@ -378,10 +416,7 @@ impl Engine {
             instance: *instance,
             process: Arc::clone(process),
             tool: inputs.tool.as_str().into(),
-            destination: self
-                .peers
-                .name(destination)
-                .map_or_else(|| destination.to_string(), |peer| peer.to_string()),
+            destination: self.destination_text(destination),
             grant: inputs.grant.clone(),
             principal: inputs.principal.clone(),
             task: inputs.task.clone(),
@@ -389,5 +424,15 @@ impl Engine {
             until: None::<SystemTime>,
             whole_tool: false,
         }
+    }
+}
+
+/// What an approver's answer is bound to of an image's code: a script by its content, and code that
+/// nobody can vouch for by its image, as the next may run anything.
+fn script_input(process: &Process) -> String {
+    match &process.code {
+        Code::Own => String::new(),
+        Code::Script(script) => script.sha256.to_string(),
+        Code::Unverified(why) => format!("{} {}", why.word(), process.exec.get()),
     }
 }

@@ -40,7 +40,7 @@ use crate::{
 use answer::Ending;
 pub(super) use uses::UseStage;
 
-/// How long a caller may wait for its executable to be hashed, or for a use to be recorded.
+/// How long a caller may wait for its executable to be hashed, for who vouches for it, or for a use to be recorded.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a decision about a unix socket may hold without another look at what the policy's paths lead
@@ -157,6 +157,7 @@ impl Engine {
         let outside = self.images.get(&facts.exec).and_then(|image| match image.standing {
             ImageStanding::Limited(reason) => Some(reason),
             ImageStanding::Hashing
+            | ImageStanding::Asked
             | ImageStanding::Attested
             | ImageStanding::Refused(_)
             | ImageStanding::Unreadable(_) => None,
@@ -187,7 +188,7 @@ impl Engine {
             return passing(Reason::AgentUnknown);
         };
         match self.attest(&record.process) {
-            ImageStanding::Hashing => {
+            ImageStanding::Hashing | ImageStanding::Asked => {
                 return Resolution::Wait { awaits: Awaits::Identity, limit: IDENTITY_LIMIT };
             }
             ImageStanding::Refused(reason) | ImageStanding::Unreadable(reason) => {

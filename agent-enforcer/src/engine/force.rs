@@ -45,7 +45,8 @@ impl Engine {
             tracing::warn!("executables of the policy are watched later");
         }
         self.load_generation()?;
-        self.approvers.set(self.policy.approvals().approvers.iter().map(|one| one.uid).collect());
+        let approvers = self.policy.approvals().approvers.iter();
+        self.approvers.set(approvers.filter_map(|one| one.uid).collect());
         self.tell(DaemonEvent::PolicyLoaded {
             generation: self.verdicts.generation(),
             directory: self.policy_dir.clone(),

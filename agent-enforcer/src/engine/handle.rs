@@ -12,12 +12,14 @@ use crate::{
         Reply, Status,
     },
     decision::parse_grant,
-    events::{DaemonEvent, Event, EventQueue, TokenRefused},
+    events::{DaemonEvent, Event, EventQueue, TokenRefused, WebhookFacts},
     intake::Inbox,
     resolver::{
+        approval::Answer as ApproverAnswer,
         grant::{GrantStore, GrantStoreError, Moment, check_reason, token::TokenRefusal},
         policy::Policy,
     },
+    webhook::Desk,
 };
 
 /// How long the engine may take for an answer.
@@ -118,8 +120,15 @@ impl EngineHandle {
     ) -> Result<AnswerView, ControlError> {
         let now = moment()?;
         let at = now.clone();
-        let answer =
-            self.ask(|answer| Message::CheckAnswer(spec, authority, Box::new(at), answer)).await?;
+        let check = |answer| Message::CheckAnswer(spec, authority, Box::new(at), answer);
+        self.keep_answer(self.ask(check).await?, now).await
+    }
+
+    async fn keep_answer(
+        &self,
+        answer: ApproverAnswer,
+        now: Moment,
+    ) -> Result<AnswerView, ControlError> {
         let store = Arc::clone(&self.store);
         let answer = blocking(move || store.record_answer(&answer, &now).map(|()| answer))
             .await?
@@ -188,6 +197,19 @@ fn stored(error: &GrantStoreError) -> ControlError {
         | GrantStoreError::Storage { .. }
         | GrantStoreError::Use { .. }
         | GrantStoreError::Exhausted(..) => ControlError::Internal(error.to_string()),
+    }
+}
+
+impl Desk for EngineHandle {
+    async fn take(&self, answer: String) -> Result<(), ControlError> {
+        let now = moment()?;
+        let at = now.clone();
+        let check = |checked| Message::CheckSignedAnswer(answer, Box::new(at), checked);
+        self.keep_answer(self.ask(check).await?, now).await.map(drop)
+    }
+
+    fn failed(&self, facts: WebhookFacts) {
+        self.events.push(Event::Daemon(DaemonEvent::WebhookFailed(Box::new(facts))));
     }
 }
 

@@ -15,16 +15,17 @@ use agent_enforcer_common::{
     id::{ExecId, InstanceId},
     process::TermSet,
     reason::Reason,
-    record::ProcessFacts,
+    record::{ExecRecord, ProcessFacts},
 };
 
-use super::{Engine, Instance};
+use super::{Engine, Instance, scripts::Sought};
 use crate::{
     decision::{Process, Sha256Digest},
     events::{DaemonEvent, InstanceFacts},
     resolver::attestation::{
-        digest::{DigestError, Hashed},
+        exec::ExecFacts,
         process::{ProcessReading, ReadError, ReadFailure},
+        worker::Work,
     },
 };
 
@@ -47,8 +48,10 @@ pub(super) struct Image {
 /// What is known of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ImageStanding {
-    /// Its executable is being hashed.
+    /// Its executable is being hashed, or its script looked for.
     Hashing,
+    /// Somebody else is asked who it is.
+    Asked,
     /// It may ask.
     Attested,
     /// It may use only what names its executable, for this reason.
@@ -57,6 +60,16 @@ pub(super) enum ImageStanding {
     Refused(Reason),
     /// It may not now; the next question tries again.
     Unreadable(Reason),
+}
+
+impl ImageStanding {
+    /// Whether verdicts may be made for it.
+    pub(super) const fn may_act(self) -> bool {
+        match self {
+            Self::Attested | Self::Limited(_) => true,
+            Self::Hashing | Self::Asked | Self::Refused(_) | Self::Unreadable(_) => false,
+        }
+    }
 }
 
 impl Engine {
@@ -72,7 +85,9 @@ impl Engine {
     }
 
     /// An agent's process executed a program.
-    pub(super) fn on_executed(&mut self, facts: &ProcessFacts) {
+    pub(super) fn on_executed(&mut self, record: &ExecRecord) {
+        let facts = &record.process;
+        self.execs.insert(facts.exec, ExecFacts::of(record));
         if self.may_demand_digest(facts) {
             self.attest_ahead(facts);
             return;
@@ -136,18 +151,12 @@ impl Engine {
             Ok(reading) => {
                 let stamp = reading.executable.stamp();
                 let mut process = reading.process;
-                if let Some(digest) = self.digests.lookup(&stamp) {
-                    process.sha256 = Some(digest);
-                    return self.conclude(facts, process, None);
+                process.code = self.code_of(facts.exec, &reading.executable);
+                if let Some(digests) = self.digests.lookup(&stamp) {
+                    (process.sha256, process.fsverity) = (Some(digests.sha256), digests.fsverity);
+                    return self.look_for_script(facts, process);
                 }
-                match self.hashers.submit(reading.executable, facts.exec) {
-                    Ok(()) => self.remember(facts, process, ImageStanding::Hashing),
-                    Err(busy) => {
-                        tracing::warn!(pid = facts.tgid, error = %busy, "an executable is not hashed");
-                        let standing = ImageStanding::Unreadable(Reason::IdentityUnverified);
-                        self.remember(facts, process, standing)
-                    }
-                }
+                self.have_done(facts, process, Work::Hash(reading.executable), Sought::Executable)
             }
             Err(error) => {
                 let reason = error.reason();
@@ -173,33 +182,12 @@ impl Engine {
     }
 
     /// Whether a process still runs the image, by the kernel side's own record.
-    fn is_current(&self, facts: &ProcessFacts) -> bool {
+    pub(super) fn is_current(&self, facts: &ProcessFacts) -> bool {
         self.processes.processes.get(facts.tgid).is_ok_and(|tag| tag.exec == facts.exec)
     }
 
-    /// The digest of an image's executable is known, or can't be.
-    pub(super) fn on_hashed(&mut self, exec: ExecId, result: Result<Hashed, DigestError>) {
-        let Some(image) = self.images.get(&exec) else { return };
-        let mut process = (*image.process).clone();
-        let facts = image.facts;
-        match result {
-            Ok(hashed) => {
-                self.digests.insert(&hashed);
-                process.sha256 = Some(hashed.digest);
-                self.conclude(&facts, process, None);
-            }
-            Err(error) => {
-                tracing::warn!(pid = process.pid, exe = ?process.exe, %error, "an executable is not hashed");
-                let standing = ImageStanding::Unreadable(Reason::IdentityUnverified);
-                self.remember(&facts, process, standing);
-            }
-        }
-        self.announce(&facts);
-        self.decide_waiting(|key, _group| key.exec == exec);
-    }
-
     /// Everything that can be known of an image is known: does it hold?
-    fn conclude(
+    pub(super) fn conclude(
         &mut self,
         facts: &ProcessFacts,
         process: Process,
@@ -210,7 +198,10 @@ impl Engine {
             own.or_else(|| self.instances.get(&facts.instance).and_then(|found| found.refused));
         let standing = match refused {
             Some(reason) => ImageStanding::Refused(reason),
-            None => self.standing_by_manifest(facts, &process),
+            None => match self.standing_by_identity(facts, &process) {
+                ImageStanding::Unreadable(Reason::SpiffeUnavailable) => self.ask_identity(facts),
+                standing => standing,
+            },
         };
         self.remember(facts, process, standing);
         self.write_standing(facts.exec, standing);
@@ -227,9 +218,10 @@ impl Engine {
             ImageStanding::Refused(reason) => self.verdicts.identify(exec, Some(reason)),
             // What the prefixes allow is for the agent's own software: the kernel side asks about all
             // that others do.
-            ImageStanding::Limited(_) | ImageStanding::Hashing | ImageStanding::Unreadable(_) => {
-                self.verdicts.forget_identity(exec)
-            }
+            ImageStanding::Limited(_)
+            | ImageStanding::Hashing
+            | ImageStanding::Asked
+            | ImageStanding::Unreadable(_) => self.verdicts.forget_identity(exec),
         };
         self.check(written);
     }
@@ -276,7 +268,9 @@ impl Engine {
         let process = process.unwrap_or_else(|| Arc::clone(&instance.process));
         let mut images = Vec::new();
         for (exec, image) in &mut self.images {
-            if image.facts.instance == facts.instance && image.standing == ImageStanding::Attested {
+            let may_act =
+                matches!(image.standing, ImageStanding::Attested | ImageStanding::Limited(_));
+            if image.facts.instance == facts.instance && may_act {
                 image.standing = ImageStanding::Refused(reason);
                 images.push(*exec);
             }
@@ -291,7 +285,7 @@ impl Engine {
         self.recompile();
     }
 
-    fn remember(
+    pub(super) fn remember(
         &mut self,
         facts: &ProcessFacts,
         process: Process,
@@ -337,7 +331,7 @@ impl Engine {
     }
 
     /// Tells once that an instance began.
-    fn announce(&mut self, facts: &ProcessFacts) {
+    pub(super) fn announce(&mut self, facts: &ProcessFacts) {
         let Some(instance) = self.instances.get_mut(&facts.instance) else { return };
         if std::mem::replace(&mut instance.announced, true) {
             return;

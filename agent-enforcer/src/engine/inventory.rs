@@ -199,12 +199,18 @@ impl Engine {
 
     fn running_view(&self, id: InstanceId, instance: &Instance) -> InstanceView {
         let process = &instance.process;
+        let script = process.code.script();
         let record = self.keeper.inventory.instance(id);
         InstanceView {
             id: instance_name(id),
             pid: process.pid,
             exe: process.exe.clone().unwrap_or_default(),
             sha256: process.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
+            script: script.map(|script| script.path.clone()).unwrap_or_default(),
+            script_sha256: script.map(|script| script.sha256.to_string()).unwrap_or_default(),
+            unverified: process.code.unverified().to_owned(),
+            container: process.container.as_ref().map(|it| it.id.clone()).unwrap_or_default(),
+            spiffe_id: process.spiffe_id.as_ref().map(ToString::to_string),
             started: instance.started,
             processes: self
                 .processes
@@ -228,6 +234,12 @@ fn ended_view(id: InstanceId, record: &InstanceRecord) -> InstanceView {
         pid: *pid,
         exe: last.map(|image| PathBuf::from(&*image.exe)).unwrap_or_default(),
         sha256: sha256.map(|digest| digest.to_string()).unwrap_or_default(),
+        // What it ran in the end is not kept with it.
+        script: PathBuf::new(),
+        script_sha256: String::new(),
+        unverified: String::new(),
+        container: String::new(),
+        spiffe_id: None,
         started: *started,
         processes: 0,
         ended: *ended,

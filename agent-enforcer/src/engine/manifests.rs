@@ -9,10 +9,10 @@ use agent_enforcer_common::{id::ExecId, reason::Reason, record::ProcessFacts};
 
 use super::{Engine, images::ImageStanding};
 use crate::{
-    decision::Process,
+    decision::{Code, Process},
     events::{DaemonEvent, ManifestFacts},
     resolver::{
-        manifest::SoftwareKind,
+        manifest::{SoftwareKind, SoftwareSet},
         policy::{Agent, AgentManifest},
     },
 };
@@ -25,42 +25,65 @@ impl Engine {
         facts: &ProcessFacts,
         process: &Process,
     ) -> ImageStanding {
-        let agent = self.agent_names.get(&facts.agent).and_then(|name| self.policy.agent(name));
-        let manifest = agent.and_then(|agent| agent.manifest.as_ref());
-        let Some(software) = manifest.and_then(AgentManifest::software) else {
-            return ImageStanding::Attested;
-        };
-        let listed = process.sha256.as_ref().and_then(|digest| software.with_sha256(digest));
-        match listed.map(|software| software.kind) {
+        let Some(software) = self.software_of(facts) else { return ImageStanding::Attested };
+        let kind_of = |sha256, fsverity| software.find(sha256, fsverity).map(|found| found.kind);
+        if let Code::Unverified(why) = &process.code
+            && why.is_of_executable()
+        {
+            return ImageStanding::Limited(Reason::SoftwareNotApproved);
+        }
+        match kind_of(process.sha256, process.fsverity) {
             Some(SoftwareKind::Executable) => ImageStanding::Attested,
-            Some(SoftwareKind::Interpreter) => ImageStanding::Limited(Reason::ScriptUnverified),
+            Some(SoftwareKind::Interpreter) => match &process.code {
+                Code::Script(script) => match kind_of(Some(script.sha256), script.fsverity) {
+                    Some(SoftwareKind::Script) => ImageStanding::Attested,
+                    Some(SoftwareKind::Executable | SoftwareKind::Interpreter) | None => {
+                        ImageStanding::Limited(Reason::SoftwareNotApproved)
+                    }
+                },
+                Code::Own | Code::Unverified(_) => ImageStanding::Limited(Reason::ScriptUnverified),
+            },
             Some(SoftwareKind::Script) | None => {
                 ImageStanding::Limited(Reason::SoftwareNotApproved)
             }
         }
     }
 
-    /// Judges every attested image by the manifests in force.
-    pub(super) fn rejudge_images(&mut self) {
+    /// The software of an agent, where its manifest counts.
+    pub(super) fn software_of(&self, facts: &ProcessFacts) -> Option<&SoftwareSet> {
+        let agent = self.agent_names.get(&facts.agent).and_then(|name| self.policy.agent(name))?;
+        agent.manifest.as_ref().and_then(AgentManifest::software)
+    }
+
+    /// Judges every attested image by the manifests in force and by who vouches for it; true where one
+    /// may act no more.
+    pub(super) fn rejudge_images(&mut self) -> bool {
         let mut changed: Vec<(ExecId, ImageStanding)> = Vec::new();
         for (exec, image) in &self.images {
             match image.standing {
-                ImageStanding::Attested | ImageStanding::Limited(_) => {}
+                ImageStanding::Attested
+                | ImageStanding::Limited(_)
+                // What the policy calls the agent may have changed.
+                | ImageStanding::Refused(Reason::SpiffeIdMismatch) => {}
                 ImageStanding::Hashing
+                | ImageStanding::Asked
                 | ImageStanding::Refused(_)
                 | ImageStanding::Unreadable(_) => continue,
             }
-            let standing = self.standing_by_manifest(&image.facts, &image.process);
+            let standing = self.standing_by_identity(&image.facts, &image.process);
             if standing != image.standing {
                 changed.push((*exec, standing));
             }
         }
+        let mut ends = false;
         for (exec, standing) in changed {
             if let Some(image) = self.images.get_mut(&exec) {
+                ends |= image.standing.may_act() && !standing.may_act();
                 image.standing = standing;
             }
             self.write_standing(exec, standing);
         }
+        ends
     }
 
     /// Sees manifests begin and end.

@@ -20,7 +20,7 @@ use crate::{
     events::LostRecords,
     resolver::{
         grant::GrantState,
-        policy::{Approval, OnMiss, Question, Ruling, explain_rule, rule},
+        policy::{Agent, Approval, Attestation, OnMiss, Question, Ruling, explain_rule, rule},
     },
 };
 
@@ -78,6 +78,7 @@ impl Engine {
             problems: self.problems(&counters),
             counters,
             programs: self.programs.clone(),
+            spiffe_broker: self.identities.state().map(|(address, _)| address).unwrap_or_default(),
         }
     }
 
@@ -93,6 +94,15 @@ impl Engine {
                 "processes of agents found no room and are denied everything: raise `--max-processes`"
                     .to_owned(),
             );
+        }
+        let vouched = |agent: &&Agent| agent.attestation == Attestation::Spiffe;
+        match (self.identities.state(), self.policy.agents().iter().find(vouched)) {
+            (Some((address, Some(fault))), _) => problems.push(format!("{address}: {fault}")),
+            (None, Some(agent)) => problems.push(format!(
+                "agent {} may do nothing: the policy has it attested by SPIFFE, and there is no `--spiffe-broker`",
+                agent.name
+            )),
+            (Some(_), _) | (None, None) => {}
         }
         for name in ["cgroup_table_full", "bad_records", "events_lost_disk", "events_lost_queue"] {
             if let Some(count) = counters.get(name).filter(|count| **count > 0) {
@@ -233,7 +243,10 @@ impl Engine {
             .unwrap_or_default();
         match identity {
             ImageStanding::Attested => {
-                steps.push(step("identity", format!("{exe} is attested"), true));
+                let name =
+                    self.images.get(&facts.exec).and_then(|one| one.process.spiffe_id.as_ref());
+                let name = name.map(|id| format!(" as {id}")).unwrap_or_default();
+                steps.push(step("identity", format!("{exe} is attested{name}"), true));
             }
             ImageStanding::Limited(_) => {
                 steps.push(step(
@@ -244,6 +257,10 @@ impl Engine {
             }
             ImageStanding::Hashing => {
                 steps.push(step("identity", format!("{exe} is being hashed"), true));
+            }
+            ImageStanding::Asked => {
+                let found = format!("the SPIFFE broker is asked who {exe} is");
+                steps.push(step("identity", found, true));
             }
             ImageStanding::Refused(reason) | ImageStanding::Unreadable(reason) => {
                 let found = format!("{exe} is refused: {}", reason.word());

@@ -13,12 +13,21 @@ use agent_enforcer_common::{
     id::{AgentId, ExecId},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
-    approvals::Questions, canary::Canary, inventory::Keeper, peers::Peers, pending::Pending,
-    queries::LOST, selectors::Selectors, tallies::Tallies, via::ViaIndex,
+    approvals::Questions,
+    canary::Canary,
+    identities::Identities,
+    inventory::Keeper,
+    peers::Peers,
+    pending::Pending,
+    queries::LOST,
+    scripts::{Execs, Sought},
+    selectors::Selectors,
+    tallies::Tallies,
+    via::ViaIndex,
 };
 use crate::{
     control::ApproverUsers,
@@ -32,12 +41,15 @@ use crate::{
     },
     resolver::{
         approval::AnswerTable,
-        attestation::{digest::DigestCache, process::ProcessReader, worker::HashWorkers},
+        attestation::{
+            attestor::Attestor, digest::DigestCache, process::ProcessReader, worker::HashWorkers,
+        },
         grant::GrantTable,
         inventory::{Changes, Inventory},
         policy::{Policy, SelectorPlan},
     },
     verdicts::{VerdictError, Verdicts},
+    webhook::Order,
 };
 
 /// Everything that an engine is made of.
@@ -54,6 +66,8 @@ pub struct Parts {
     pub grants: GrantTable,
     /// What approvers have answered.
     pub answers: AnswerTable,
+    /// Posts questions to the policy's webhook.
+    pub webhook: mpsc::Sender<Order>,
     /// Every agent and instance that was ever seen.
     pub inventory: Inventory,
     /// Stores what changes of it.
@@ -76,8 +90,10 @@ pub struct Parts {
     pub tallies: MappedArray,
     /// Events.
     pub events: EventQueue,
-    /// Hashes executables.
-    pub hashers: HashWorkers<ExecId>,
+    /// Hashes executables and scripts.
+    pub hashers: HashWorkers<(ExecId, Sought)>,
+    /// Vouches for agents' processes, where somebody does.
+    pub attestor: Option<Box<dyn Attestor>>,
     /// Resets flows.
     pub flows: FlowReset,
     /// Sets the timers of held connections.
@@ -136,6 +152,7 @@ impl Engine {
             agent_ids,
             grants,
             answers,
+            webhook,
             inventory,
             inventory_changes,
             unused_after,
@@ -148,6 +165,7 @@ impl Engine {
             tallies,
             events,
             hashers,
+            attestor,
             flows,
             held_timers,
             uses,
@@ -172,6 +190,7 @@ impl Engine {
             grants,
             answers,
             questions: Questions::default(),
+            webhook,
             verdicts,
             processes,
             selectors: Selectors::new(selectors, cgroups.clone()),
@@ -190,9 +209,11 @@ impl Engine {
             _guarding: guarding,
             uses,
             globs,
+            identities: Identities::new(attestor),
             images: HashMap::new(),
             image_order: VecDeque::new(),
             prefetch: VecDeque::new(),
+            execs: Execs::default(),
             instances: HashMap::new(),
             keeper: Keeper::new(inventory, inventory_changes, unused_after),
             peers: Peers::new(&own_sockets, netns_cookie)?,

@@ -14,7 +14,10 @@ use agent_enforcer_common::{
 };
 
 use super::Clock;
-use crate::decision::{Ancestor, Attempt, CallDecision, GrantRef, Outcome, Process, Sha256Digest};
+use crate::decision::{
+    Ancestor, Attempt, CallDecision, Code, Container, GrantRef, Outcome, Process, Script,
+    Sha256Digest,
+};
 
 /// A clock that stands still.
 pub(super) struct TestClock {
@@ -45,15 +48,23 @@ pub(super) fn process(pid: u32) -> Process {
         exec: ExecId::new(9),
         exe: Some(PathBuf::from("/usr/bin/python3.11")),
         sha256: Some(Sha256Digest([0xab; 32])),
+        fsverity: None,
+        code: Code::Script(Script {
+            path: PathBuf::from("/opt/bot/main.py"),
+            sha256: Sha256Digest([0xcd; 32]),
+            fsverity: None,
+        }),
         uid: 1000,
         gid: 1001,
         cgroup: "/system.slice/bot.service".to_owned(),
         unit: Some("bot.service".to_owned()),
+        container: Some(Container { runtime: "podman", id: "0a".repeat(32) }),
         comm: "python3".to_owned(),
         ancestors: vec![
             Ancestor { pid: 40, exe: PathBuf::from("/usr/bin/bash") },
             Ancestor { pid: 1, exe: PathBuf::from("/usr/lib/systemd/systemd") },
         ],
+        spiffe_id: None,
     }
 }
 

@@ -3,7 +3,10 @@
 
 use agent_enforcer_common::{
     peer::{PeerRecord, UNIX_NAME_BYTES},
-    record::{CallRecord, Guard, GuardRecord, Hook, ProcessRecord, RecordHeader, RecordKind},
+    record::{
+        ARGUMENT_BYTES, CallRecord, ExecRecord, Guard, GuardRecord, Hook, ProcessRecord,
+        RecordHeader, RecordKind,
+    },
 };
 use aya::Pod;
 
@@ -21,11 +24,11 @@ pub enum Record {
     /// See `RecordKind::FlowDenied`.
     FlowDenied(CallRecord, Hook),
     /// See `RecordKind::Classified`.
-    Classified(ProcessRecord),
+    Classified(ExecRecord),
     /// See `RecordKind::Joined`.
     Joined(ProcessRecord),
     /// See `RecordKind::Executed`.
-    Executed(ProcessRecord),
+    Executed(ExecRecord),
     /// See `RecordKind::InstanceEnded`.
     InstanceEnded(ProcessRecord),
     /// See `RecordKind::TableFull`.
@@ -70,6 +73,11 @@ pub enum DecodeError {
         "a record of a name of {0} bytes, at most {UNIX_NAME_BYTES} fit; restart the daemon to replace the kernel programs"
     )]
     Name(u32),
+    /// Arguments that are longer than their room.
+    #[error(
+        "a record of {0} bytes of arguments, at most {ARGUMENT_BYTES} fit; restart the daemon to replace the kernel programs"
+    )]
+    Arguments(u32),
     /// A guard of another version.
     #[error("a record of unknown guard {0}; restart the daemon to replace the kernel programs")]
     Guard(u32),
@@ -85,9 +93,9 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         RecordKind::Allowed => call(bytes, &header, Record::Allowed)?,
         RecordKind::Audited => call(bytes, &header, Record::Audited)?,
         RecordKind::FlowDenied => call(bytes, &header, Record::FlowDenied)?,
-        RecordKind::Classified => Record::Classified(whole(bytes, &header)?),
+        RecordKind::Classified => Record::Classified(exec(bytes, &header)?),
         RecordKind::Joined => Record::Joined(whole(bytes, &header)?),
-        RecordKind::Executed => Record::Executed(whole(bytes, &header)?),
+        RecordKind::Executed => Record::Executed(exec(bytes, &header)?),
         RecordKind::InstanceEnded => Record::InstanceEnded(whole(bytes, &header)?),
         RecordKind::Peer => Record::Peer(peer(bytes, &header)?),
         RecordKind::Guarded => guarded(bytes, &header)?,
@@ -111,6 +119,16 @@ fn peer(bytes: &[u8], header: &RecordHeader) -> Result<PeerRecord, DecodeError> 
     match [record.path_length, record.named.peer.length].into_iter().find(|length| !fits(length)) {
         Some(length) => Err(DecodeError::Name(length)),
         None => Ok(record),
+    }
+}
+
+fn exec(bytes: &[u8], header: &RecordHeader) -> Result<ExecRecord, DecodeError> {
+    let record: ExecRecord = whole(bytes, header)?;
+    let length = record.view.text_length;
+    if usize::try_from(length).is_ok_and(|length| length <= ARGUMENT_BYTES) {
+        Ok(record)
+    } else {
+        Err(DecodeError::Arguments(length))
     }
 }
 
@@ -138,7 +156,7 @@ fn read<T: Pod>(bytes: &[u8]) -> Result<T, DecodeError> {
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "records are small")]
 mod tests {
-    use agent_enforcer_common::peer::UnixPeer;
+    use agent_enforcer_common::{peer::UnixPeer, record::ExecView};
     use proptest::prelude::*;
 
     use super::*;
@@ -152,8 +170,8 @@ mod tests {
 
     #[test]
     fn reads_a_whole_record() {
-        let bytes = process(RecordKind::Executed as u32, size_of::<ProcessRecord>() as u32);
-        assert!(matches!(decode(&bytes), Ok(Record::Executed(_))));
+        let bytes = process(RecordKind::Joined as u32, size_of::<ProcessRecord>() as u32);
+        assert!(matches!(decode(&bytes), Ok(Record::Joined(_))));
     }
 
     #[test]
@@ -175,7 +193,7 @@ mod tests {
     fn refuses_what_is_no_record() {
         assert!(matches!(decode(&[]), Err(DecodeError::Short { found: 0, .. })));
         assert!(matches!(decode(&process(99, 96)), Err(DecodeError::Kind(99))));
-        let kind = RecordKind::Executed as u32;
+        let kind = RecordKind::Joined as u32;
         assert!(matches!(decode(&process(kind, 95)), Err(DecodeError::Size { found: 95, .. })));
         let cut = &process(kind, 96)[..90];
         assert!(matches!(decode(cut), Err(DecodeError::Short { found: 90, .. })));
@@ -183,6 +201,24 @@ mod tests {
         call[..4].copy_from_slice(&(RecordKind::Request as u32).to_ne_bytes());
         call[4..8].copy_from_slice(&(size_of::<CallRecord>() as u32).to_ne_bytes());
         assert!(matches!(decode(&call), Err(DecodeError::Hook(0))));
+    }
+
+    #[test]
+    fn reads_an_exec_whose_arguments_fit() {
+        let record = |length: u32| {
+            let mut bytes = vec![0; size_of::<ExecRecord>()];
+            bytes[..4].copy_from_slice(&(RecordKind::Executed as u32).to_ne_bytes());
+            bytes[4..8].copy_from_slice(&(size_of::<ExecRecord>() as u32).to_ne_bytes());
+            let at = std::mem::offset_of!(ExecRecord, view)
+                + std::mem::offset_of!(ExecView, text_length);
+            bytes[at..at + 4].copy_from_slice(&length.to_ne_bytes());
+            decode(&bytes)
+        };
+        assert!(matches!(record(512), Ok(Record::Executed(exec)) if exec.view.text_length == 512));
+        assert!(matches!(record(513), Err(DecodeError::Arguments(513))));
+        assert!(matches!(record(u32::MAX), Err(DecodeError::Arguments(u32::MAX))));
+        let kind = RecordKind::Executed as u32;
+        assert!(matches!(decode(&process(kind, 96)), Err(DecodeError::Size { found: 96, .. })));
     }
 
     #[test]
@@ -209,7 +245,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_fails_otherwise(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn never_fails_otherwise(bytes in proptest::collection::vec(any::<u8>(), 0..700)) {
             let _ = decode(&bytes);
         }
     }

@@ -6,6 +6,7 @@
 //! that changed (the program, the grant, the tool, the agent) means asking anew. Pure but for
 //! [`store`].
 
+pub mod signed;
 mod store;
 
 use std::{
@@ -37,6 +38,10 @@ pub struct Inputs {
     pub exe: String,
     /// Digest of the executable, hex.
     pub sha256: String,
+    /// Digest of its script, hex; where nobody can vouch for its code, why, and the program image.
+    pub script: String,
+    /// Digest of the agent's manifest, hex, where it must have one.
+    pub manifest: Option<String>,
     /// User id.
     pub uid: u32,
     /// The tool, by name.
@@ -205,6 +210,8 @@ mod tests {
             instance: "i-1".to_owned(),
             exe: "/usr/bin/curl".to_owned(),
             sha256: "00".repeat(32),
+            script: "11".repeat(32),
+            manifest: Some("22".repeat(32)),
             uid: 7,
             tool: "deploy".into(),
             tool_policy: "{}".into(),
@@ -236,12 +243,14 @@ mod tests {
     #[test]
     fn any_input_that_changes_is_another_question() {
         let known = inputs().digest();
-        let changes: [fn(&mut Inputs); 11] = [
+        let changes: [fn(&mut Inputs); 13] = [
             |i| i.agent = "cat".into(),
             |i| i.agent_policy = "{a}".into(),
             |i| i.instance.push('0'),
             |i| i.exe.push('0'),
             |i| i.sha256.push('0'),
+            |i| i.script.push('0'),
+            |i| i.manifest = None,
             |i| i.uid += 1,
             |i| i.tool = "web".into(),
             |i| i.tool_policy = "{a}".into(),

@@ -7,17 +7,25 @@
 //! reading only on worker threads. Nothing here decides anything or writes to the kernel.
 
 pub mod adopt;
+pub mod attestor;
+pub mod broker;
 pub mod cgroups;
 pub mod digest;
+pub mod exec;
 pub mod executables;
+pub mod interpreters;
 pub mod process;
 pub mod scan;
+pub mod script;
 pub mod socket_files;
 pub mod sockets;
 pub mod stopped;
 pub mod watcher;
 pub mod worker;
 
+mod bound;
+mod container;
+mod fsverity;
 mod image;
 mod procfs;
 

@@ -26,6 +26,7 @@ mod selector_check;
 mod tool_check;
 mod trust;
 mod via;
+mod webhook_check;
 
 #[cfg(test)]
 mod compile_tests;
@@ -36,7 +37,13 @@ mod rule_tests;
 #[cfg(test)]
 pub(in crate::resolver) mod testing;
 
-use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use agent_enforcer_common::{
     destination::{Destination, PROTOCOL_TCP, PeerFamily},
@@ -45,7 +52,10 @@ use agent_enforcer_common::{
 };
 use ipnet::IpNet;
 
+use reqwest::Url;
+
 use super::grant::token::Location;
+use crate::signing::KeyId;
 use access_check::CheckedAccess;
 use agent_check::CheckedAgents;
 pub use compile::{Compiled, ScopedPrefix, compile};
@@ -133,6 +143,21 @@ pub struct Approvals {
     pub wait: Duration,
     /// Whether anybody is asked.
     pub attendance: Attendance,
+    /// Who is asked over HTTPS besides.
+    pub webhook: Option<Arc<Webhook>>,
+}
+
+/// A web service that brings questions to approvers, and their signed answers back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// Where each question is posted to; `https` only.
+    pub url: Url,
+    /// PEM file of the only authorities that may vouch for it; `None`: those of the host.
+    pub ca: Option<PathBuf>,
+    /// How long one request may take.
+    pub timeout: Duration,
+    /// How often a request that failed is made again.
+    pub retries: u32,
 }
 
 /// Somebody who may approve.
@@ -140,8 +165,10 @@ pub struct Approvals {
 pub struct Approver {
     /// As events name it.
     pub name: Arc<str>,
-    /// The user id that it approves under.
-    pub uid: u32,
+    /// The user id that it approves under, on this host.
+    pub uid: Option<u32>,
+    /// The key that signs its answers through the webhook.
+    pub key: Option<KeyId>,
 }
 
 /// Whether somebody is there to approve.
@@ -173,6 +200,8 @@ pub struct Agent {
     pub purpose: Arc<str>,
     /// The signed manifest that it must have; `None` where the policy demands none.
     pub manifest: Option<AgentManifest>,
+    /// Who says that a process is this agent.
+    pub attestation: Attestation,
     /// What recognises its processes: any one of the terms.
     pub selectors: Vec<Term>,
     /// The approved set, the ceiling of every grant; sorted.
@@ -193,6 +222,15 @@ pub struct Agent {
     pub local_grants: LocalGrants,
     /// How long a signed grant of it may last.
     pub max_grant_lifetime: Duration,
+}
+
+/// Who says that a process is an agent, beside the selectors that recognise it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attestation {
+    /// This host alone.
+    Local,
+    /// A SPIFFE broker as well: the process must have the agent's `agent_id` there.
+    Spiffe,
 }
 
 /// Whether root of this host may issue grants that nobody has signed.
@@ -251,7 +289,7 @@ impl Policy {
         let tools = tool_check::check(&sources.policies, &mut errors);
         let CheckedAgents { agents, names } = agent_check::check(&sources, &tools, &mut errors);
         let trust = trust::check(&sources.policies, &tools, &names, &mut errors);
-        let access = access_check::check(&sources.policies, &tools, &mut errors);
+        let access = access_check::check(&sources.policies, &tools, trust.keys(), &mut errors);
         access_check::refuse_unapprovable(&tools, &access.approvals, &mut errors);
         if errors.is_empty() && tools.names.is_empty() && agents.is_empty() {
             errors.push(PolicyError::new(Place::whole(dir), Problem::NothingNamed));
@@ -529,6 +567,16 @@ impl Attendance {
         match self {
             Self::Attended => "attended",
             Self::Unattended => "unattended",
+        }
+    }
+}
+
+impl Attestation {
+    /// The word in policy files.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Spiffe => "spiffe",
         }
     }
 }

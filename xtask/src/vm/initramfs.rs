@@ -18,7 +18,7 @@ use crate::command;
 const INIT: &str = include_str!("guest/init.sh");
 /// Programs that busybox has none of, or not with the options that tests use; its shell takes its own
 /// wherever others are.
-const PROGRAMS: [&str; 4] = ["ip", "setpriv", "setsid", "sh"];
+const PROGRAMS: [&str; 5] = ["bash", "ip", "setpriv", "setsid", "sh"];
 
 /// What every machine of a run has, whatever its kernel.
 #[derive(Debug)]

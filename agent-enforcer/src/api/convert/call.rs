@@ -26,7 +26,7 @@ both_ways!(PendingView, wire::PendingCall {
 
 both_ways!(
     ApprovalView,
-    wire::ApprovalQuestion { id, digest, sha256, uid, grant, principal, task }
+    wire::ApprovalQuestion { id, digest, sha256, script, manifest, uid, grant, principal, task }
 );
 
 both_ways!(AnswerView, wire::AnswerResponse {

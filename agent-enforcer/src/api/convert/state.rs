@@ -12,7 +12,7 @@ use crate::{
 };
 
 both_ways!(Status, wire::StatusResponse {
-    version, pid, plane, kernel, generation, programs, problems;
+    version, pid, plane, kernel, generation, programs, problems, spiffe_broker;
     started = started_unix_ns (unix_ns, system_time),
     agents = agents (number, count),
     instances = instances (number, count),
@@ -36,8 +36,9 @@ both_ways!(AgentView, wire::Agent {
 });
 
 both_ways!(InstanceView, wire::Instance {
-    id, pid, sha256, more_images;
+    id, pid, sha256, script_sha256, unverified, container, spiffe_id, more_images;
     exe = exe (path_bytes, path),
+    script = script (path_bytes, path),
     started = started_unix_ns (unix_ns, system_time),
     processes = processes (number, count),
     ended = ended_unix_ns (optional_unix_ns, optional_time),

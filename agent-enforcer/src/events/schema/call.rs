@@ -22,6 +22,7 @@ use super::{
 use crate::{
     decision::{CallDecision, GrantRef, Outcome, PeerName, grant_name, instance_name},
     events::{EventClass, clock::Moment, fold::Folded},
+    resolver::spiffe::SpiffeId,
 };
 use body::{Actor, Authorization, CallBody, CallExtension, Connection, Rule, Source, Target};
 use wording::{Wording, hook_word, peer_kind, protocol_name, severity, wording};
@@ -179,6 +180,8 @@ fn extension(folded: &Folded, percent_encoded: Vec<String>) -> CallExtension<'_>
         netns_cookie: *netns_cookie,
         unit: process.unit.as_deref(),
         cgroup: &process.cgroup,
+        software: objects::software(process),
+        spiffe_id: process.spiffe_id.as_ref().map(SpiffeId::as_str),
         pids: (!is_one).then_some(pids),
         more_pids: *more_pids,
         percent_encoded,

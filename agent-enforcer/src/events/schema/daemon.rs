@@ -20,10 +20,11 @@ use crate::{
     decision::{Process, grant_name, instance_name},
     events::{
         ApprovalFacts, DaemonEvent, EventClass, GhostFacts, GrantFacts, InstanceFacts,
-        ManifestFacts, Silence, TokenRefused,
+        ManifestFacts, Silence, TokenRefused, WebhookFacts,
         clock::{self, Moment},
         json::path_text,
     },
+    resolver::spiffe::SpiffeId,
 };
 pub(super) use attempt::attempt;
 use body::{
@@ -132,6 +133,7 @@ pub(super) fn parts<'a>(
         DaemonEvent::ApprovalRefused(facts) => {
             draft.approval(ACCESS_REQUEST, Status::Failure, "refused to", facts)
         }
+        DaemonEvent::WebhookFailed(facts) => draft.webhook_failed(facts),
         DaemonEvent::InstanceStarted(facts) => draft.instance(PROCESS_LAUNCH, "started", facts),
         DaemonEvent::InstanceEnded(facts) => draft.instance(PROCESS_TERMINATE, "ended", facts),
         DaemonEvent::IdentityRefused { agent, instance, process, reason } => {
@@ -367,6 +369,19 @@ impl<'a> Draft<'a> {
             },
             DaemonExtension { reason: Some(word), remedy: Some(remedy), ..self.extension() },
         )
+    }
+
+    fn webhook_failed(self, facts: &'a WebhookFacts) -> Parts<'a> {
+        let WebhookFacts { question, url, error } = facts;
+        let message = format!("{question} has no answer from {url}: {error}");
+        let extension = DaemonExtension {
+            approval: Some(question),
+            destination: Some(url),
+            reason: Some(error),
+            remedy: Some("answer it with `agent-enforcer approve`, and see the webhook"),
+            ..self.extension()
+        };
+        self.fault(1, message, extension)
     }
 
     fn manifest(self, facts: &'a ManifestFacts, refused: Option<Reason>) -> Parts<'a> {
@@ -629,6 +644,8 @@ impl<'a> Draft<'a> {
             exec: Some(process.exec.get()),
             unit: process.unit.as_deref(),
             cgroup: Some(&process.cgroup),
+            software: Some(objects::software(process)),
+            spiffe_id: process.spiffe_id.as_ref().map(SpiffeId::as_str),
             percent_encoded,
             ..self.extension()
         }

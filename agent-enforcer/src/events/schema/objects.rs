@@ -7,7 +7,7 @@ use std::{borrow::Cow, path::Path};
 use serde::Serialize;
 
 use crate::{
-    decision::{Ancestor, Process},
+    decision::{Ancestor, Process, Sha256Digest},
     events::{clock::Moment, json::path_text},
 };
 
@@ -138,12 +138,16 @@ pub(super) fn process<'a>(
         exec: _,
         exe,
         sha256,
+        fsverity: _,
+        code,
         uid,
         gid,
         cgroup: _,
         unit: _,
+        container: _,
         comm,
         ancestors,
+        spiffe_id: _,
     } = process;
     let mut encoded = Vec::new();
     let file = exe.as_deref().map(|exe| {
@@ -159,6 +163,9 @@ pub(super) fn process<'a>(
         let name = path_text(exe.file_name().map_or(exe, Path::new)).0;
         File { path, name, type_id: EXECUTABLE_FILE, hashes: hashes.collect() }
     });
+    if code.script().is_some_and(|script| path_text(&script.path).1) {
+        encoded.push("unmapped.agent_enforcer.script".to_owned());
+    }
     let parent_process = parent(process);
     let ancestry = ancestors
         .iter()
@@ -187,6 +194,39 @@ pub(super) fn process<'a>(
         ancestry,
     };
     (object, encoded)
+}
+
+/// What OCSF has no place for: which code a process runs, and where.
+#[derive(Serialize)]
+pub(super) struct Software<'a> {
+    script: Option<Cow<'a, str>>,
+    script_sha256: Option<String>,
+    /// Why nobody can vouch for its code.
+    unverified: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fsverity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    script_fsverity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_runtime: Option<&'static str>,
+}
+
+/// Which code it runs, and where.
+pub(super) fn software(process: &Process) -> Software<'_> {
+    let script = process.code.script();
+    let unverified = process.code.unverified();
+    let fsverity = |digest: Sha256Digest| format!("sha256:{digest}");
+    Software {
+        script: script.map(|script| path_text(&script.path).0),
+        script_sha256: script.map(|script| script.sha256.to_string()),
+        unverified: (!unverified.is_empty()).then_some(unverified),
+        fsverity: process.fsverity.map(fsverity),
+        script_fsverity: script.and_then(|script| script.fsverity).map(fsverity),
+        container: process.container.as_ref().map(|container| container.id.as_str()),
+        container_runtime: process.container.as_ref().map(|container| container.runtime),
+    }
 }
 
 /// The process that started it.

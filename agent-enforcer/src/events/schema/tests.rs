@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    decision::{CallDecision, Outcome},
+    decision::{CallDecision, Code, Outcome, Script, Sha256Digest, Unverified},
     events::{
         GhostFacts, GrantFacts, InstanceFacts, LossCause, LostRecords, ManifestFacts, Silence,
-        TokenFacts, TokenRefused,
+        TokenFacts, TokenRefused, WebhookFacts,
         testing::{TestClock, call, process},
     },
     hostile_text::is_hostile,
@@ -31,6 +31,23 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 /// Boot time 5 s is [`EPOCH_MS`].
 fn moment() -> Moment {
     Moment::now(&TestClock::new(5_000_000_000, EPOCH_MS))
+}
+
+fn webhook_facts() -> WebhookFacts {
+    WebhookFacts {
+        question: "a-0123456789abcdef".to_owned(),
+        url: "https://approvals.example.org/".to_owned(),
+        error: "the webhook answered 500".to_owned(),
+    }
+}
+
+#[test]
+fn whom_a_broker_says_a_process_is_stands_in_its_events() {
+    assert_eq!(call_event(call())["unmapped"]["agent_enforcer"].get("spiffe_id"), None);
+    let id = "spiffe://example.org/agent/deploy-bot";
+    let mut named = call();
+    Arc::make_mut(&mut named.process).spiffe_id = Some(id.parse().unwrap());
+    assert_eq!(call_event(named)["unmapped"]["agent_enforcer"]["spiffe_id"], id);
 }
 
 fn folded(call: CallDecision) -> Folded {
@@ -244,14 +261,24 @@ fn paths_that_are_not_utf8_are_encoded_and_named() {
     let mut odd = process(42);
     odd.exe = Some(PathBuf::from(OsStr::from_bytes(b"/opt/100%/\xff")));
     odd.ancestors[1].exe = PathBuf::from(OsStr::from_bytes(b"/sbin/\xfe"));
-    let event = call_event(CallDecision { process: Arc::new(odd), ..call() });
+    odd.code = Code::Script(Script {
+        path: PathBuf::from(OsStr::from_bytes(b"/opt/\xfd")),
+        sha256: Sha256Digest([1; 32]),
+        fsverity: Some(Sha256Digest([2; 32])),
+    });
+    let event = call_event(CallDecision { process: Arc::new(odd.clone()), ..call() });
     assert_eq!(event["actor"]["process"]["file"]["path"], "/opt/100%25/%FF");
     assert_eq!(event["actor"]["process"]["file"]["name"], "%FF");
     assert_eq!(event["actor"]["process"]["ancestry"][1]["path"], "/sbin/%FE");
     assert_eq!(
         event["unmapped"]["agent_enforcer"]["percent_encoded"],
-        json!(["process.file.path", "process.ancestry[1].path"])
+        json!(["process.file.path", "unmapped.agent_enforcer.script", "process.ancestry[1].path"])
     );
+    assert_eq!(event["unmapped"]["agent_enforcer"]["script"], "/opt/%FD");
+    odd.code = Code::Unverified(Unverified::InlineCode);
+    let event = call_event(CallDecision { process: Arc::new(odd), ..call() });
+    assert_eq!(event["unmapped"]["agent_enforcer"]["unverified"], "inline_code");
+    assert_eq!(event["unmapped"]["agent_enforcer"]["script"], json!(null));
 }
 
 #[test]
@@ -373,6 +400,7 @@ fn daemon_events() -> Vec<(DaemonEvent, u64, u64)> {
             4,
         ),
         (DaemonEvent::GrantRefused(Box::new(token_refused())), 200_401, 3),
+        (DaemonEvent::WebhookFailed(Box::new(webhook_facts())), 600_801, 4),
         (DaemonEvent::ManifestAccepted(Box::new(manifest_facts())), 300_410, 1),
         (
             DaemonEvent::ManifestRefused(Box::new(manifest_facts()), Reason::ManifestExpired),

@@ -13,7 +13,10 @@ use std::{
     collections::{HashMap, VecDeque},
     fs::File,
     io,
-    os::{fd::AsFd as _, unix::fs::FileExt as _},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::FileExt as _,
+    },
 };
 
 use rustix::{
@@ -22,14 +25,14 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::image::FileStamp;
+use super::{fsverity, image::FileStamp};
 use crate::decision::Sha256Digest;
 
 /// Largest executable that is hashed, bytes: a sparse file can claim 8 EiB.
 pub const SIZE_LIMIT: u64 = 4 << 30;
 /// How long before now a change may have the same time as one to come, ns. Kernel ticks are at most
 /// 10 ms long.
-const CLOCK_GRAIN_NS: i128 = 20_000_000;
+pub(super) const CLOCK_GRAIN_NS: i128 = 20_000_000;
 /// How often a file is read whose change time moves meanwhile.
 const ATTEMPTS: usize = 3;
 /// Read at once, bytes.
@@ -75,8 +78,26 @@ pub struct Hashed {
     pub stamp: FileStamp,
     /// Digest of its content.
     pub digest: Sha256Digest,
+    /// Its fs-verity digest, where it has one.
+    pub fsverity: Option<Sha256Digest>,
     /// Whether that version always has that content (see the module's header).
     pub settled: bool,
+}
+
+/// What is remembered of a version of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileDigests {
+    /// Digest of its content.
+    pub sha256: Sha256Digest,
+    /// Its fs-verity digest, where it has one.
+    pub fsverity: Option<Sha256Digest>,
+}
+
+impl Hashed {
+    /// Without the version.
+    pub const fn digests(&self) -> FileDigests {
+        FileDigests { sha256: self.digest, fsverity: self.fsverity }
+    }
 }
 
 /// Hashes a file from its beginning, without moving its position. `go_on` is told the number of
@@ -87,7 +108,7 @@ pub fn hash(file: &File, go_on: &dyn Fn(u64) -> bool) -> Result<Hashed, DigestEr
     {
         return Err(DigestError::NotRegular);
     }
-    let served = SERVED.contains(&file_system(file)?);
+    let served = is_served(file_system(file.as_fd())?);
     let mut stamp = FileStamp::of(file.as_fd())?;
     for _ in 0..ATTEMPTS {
         if stamp.size > SIZE_LIMIT {
@@ -97,7 +118,8 @@ pub fn hash(file: &File, go_on: &dyn Fn(u64) -> bool) -> Result<Hashed, DigestEr
         let digest = read_all(file, stamp.size, go_on)?;
         let after = FileStamp::of(file.as_fd())?;
         if after == stamp {
-            return Ok(Hashed { stamp, digest, settled: !served && !is_fresh(&stamp, started) });
+            let settled = !served && !is_fresh(&stamp, started);
+            return Ok(Hashed { stamp, digest, fsverity: fsverity::measure(file), settled });
         }
         if (after.size, after.modified) != (stamp.size, stamp.modified) {
             return Err(DigestError::Changed);
@@ -111,7 +133,7 @@ pub fn hash(file: &File, go_on: &dyn Fn(u64) -> bool) -> Result<Hashed, DigestEr
 /// Digests of the file versions seen last. One owner, no locks.
 #[derive(Debug)]
 pub struct DigestCache {
-    digests: HashMap<FileStamp, Sha256Digest>,
+    digests: HashMap<FileStamp, FileDigests>,
     /// Oldest first.
     order: VecDeque<FileStamp>,
     capacity: usize,
@@ -123,18 +145,18 @@ impl DigestCache {
         Self { digests: HashMap::new(), order: VecDeque::new(), capacity }
     }
 
-    /// The digest of a version.
-    pub fn lookup(&self, stamp: &FileStamp) -> Option<Sha256Digest> {
+    /// The digests of a version.
+    pub fn lookup(&self, stamp: &FileStamp) -> Option<FileDigests> {
         self.digests.get(stamp).copied()
     }
 
     /// Remembers a digest, unless it is not settled. The one remembered first makes room.
     pub fn insert(&mut self, hashed: &Hashed) {
-        let Hashed { stamp, digest, settled } = *hashed;
+        let Hashed { stamp, digest: _, fsverity: _, settled } = *hashed;
         if !settled || self.capacity == 0 {
             return;
         }
-        if self.digests.insert(stamp, digest).is_none() {
+        if self.digests.insert(stamp, hashed.digests()).is_none() {
             self.order.push_back(stamp);
         }
         while self.order.len() > self.capacity {
@@ -185,7 +207,13 @@ fn read_all(
     Ok(Sha256Digest(hasher.finalize().into()))
 }
 
-fn file_system(file: &File) -> io::Result<i128> {
+/// Whether a server can set the times and the content of a file system's files.
+pub(super) fn is_served(magic: i128) -> bool {
+    SERVED.contains(&magic)
+}
+
+/// The magic number of the file system that a file is on.
+pub(super) fn file_system(file: BorrowedFd<'_>) -> io::Result<i128> {
     // Magic numbers have 32 bits; `f_type` is a signed word on some architectures.
     Ok(i128::from(fstatfs(file)?.f_type) & 0xffff_ffff)
 }

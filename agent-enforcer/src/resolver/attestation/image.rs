@@ -93,6 +93,12 @@ impl Executable {
         self.deleted
     }
 
+    /// Whether it was never a file of a file system that has names: the kernel calls such files
+    /// so, and nobody but root can give a name like it in the root directory.
+    pub fn is_memfd(&self) -> bool {
+        self.deleted && self.path.as_os_str().as_encoded_bytes().starts_with(b"/memfd:")
+    }
+
     /// Whether it is a regular file that someone may execute.
     pub(super) fn is_program(&self) -> bool {
         let mode = self.mode.into();

@@ -33,10 +33,11 @@ use rustix::{
 
 use super::{
     cgroups::cgroup_of,
+    container::container_of,
     image::Executable,
     procfs::{ProcDir, ProcError, ProcRoot, same_start},
 };
-use crate::decision::{Ancestor, Process};
+use crate::decision::{Ancestor, Code, Process};
 
 /// Longest chain of parents that is read.
 const ANCESTOR_LIMIT: usize = 32;
@@ -177,6 +178,7 @@ impl ProcessReader {
         let member = thread.as_ref().unwrap_or(&directory);
         process.cgroup = cgroup_of(member, &mut self.buffer)?;
         process.unit = unit_of(&process.cgroup).map(|(unit, _)| unit.to_owned());
+        process.container = container_of(&process.cgroup);
         process.ancestors = self.ancestors(parent, start_ns);
 
         if has_ended(&pidfd)? { Err(ReadFailure::Gone) } else { Ok((executable, pidfd)) }
@@ -290,12 +292,16 @@ fn recorded(facts: &ProcessFacts) -> Process {
         exec: *exec,
         exe: None,
         sha256: None,
+        fsverity: None,
+        code: Code::Own,
         uid: *uid,
         gid: *gid,
         cgroup: String::new(),
         unit: None,
+        container: None,
         comm: printable(comm),
         ancestors: Vec::new(),
+        spiffe_id: None,
     }
 }
 

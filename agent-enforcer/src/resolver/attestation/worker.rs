@@ -1,6 +1,7 @@
-//! Threads that hash executables, so that no one else waits for a disk or a hostile file system.
+//! Threads that hash executables and look for scripts, so that no one else waits for a disk or a
+//! hostile file system.
 //!
-//! In: executables with whatever the caller wants back with the result. Out: results, through one
+//! In: [`Work`] with whatever the caller wants back with the result. Out: results, through one
 //! closure that is called on these threads. Queues are bounded: a full one is the caller's to deny.
 //!
 //! Two lanes, one thread each: small files never wait for large ones. A keeper watches the threads:
@@ -21,10 +22,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent_enforcer_common::id::InstanceId;
+
 use super::{
     digest::{DigestError, Hashed, hash},
     image::Executable,
+    script::ScriptSearch,
 };
+use crate::decision::Unverified;
 
 /// Largest file of the quick lane, bytes.
 const QUICK_BYTES: u64 = 64 << 20;
@@ -35,6 +40,49 @@ pub const STUCK_LIMIT: usize = 16;
 
 /// What a worker does with a file: [`hash`], but for tests.
 type Hasher = dyn Fn(&File, &dyn Fn(u64) -> bool) -> Result<Hashed, DigestError> + Send + Sync;
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Work {
+    /// Hash a file.
+    Hash(Executable),
+    /// Find a script, of an instance's process.
+    Find(Box<ScriptSearch>, InstanceId),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Found {
+    /// The file was hashed.
+    Hashed(Hashed),
+    /// The script, or why there is none.
+    Script(Result<Executable, Unverified>),
+}
+
+/// Who has to do with a thread that hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    /// The device of a file.
+    Device(u32),
+    /// The instance for which a path is walked, over devices of its choice.
+    Instance(InstanceId),
+}
+
+impl Work {
+    fn place(&self) -> Place {
+        match self {
+            Self::Hash(file) => Place::Device(file.stamp().device),
+            Self::Find(_, instance) => Place::Instance(*instance),
+        }
+    }
+
+    fn lane(&self) -> Lane {
+        match self {
+            Self::Hash(file) if file.stamp().size > QUICK_BYTES => Lane::Long,
+            Self::Hash(_) | Self::Find(..) => Lane::Quick,
+        }
+    }
+}
 
 /// Bounds of the workers.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +137,7 @@ pub struct HashWorkers<C: Send + 'static> {
 struct Pool<C> {
     limits: WorkerLimits,
     hasher: Box<Hasher>,
-    deliver: Box<dyn Fn(C, Result<Hashed, DigestError>) + Send + Sync>,
+    deliver: Box<dyn Fn(C, Result<Found, DigestError>) + Send + Sync>,
     state: Mutex<State<C>>,
     /// Something changed: work, an end, closing.
     changed: Condvar,
@@ -98,8 +146,8 @@ struct Pool<C> {
 struct State<C> {
     lanes: [VecDeque<Job<C>>; 2],
     running: HashMap<u64, Running<C>>,
-    /// Devices with threads that hang, and how many.
-    stuck: HashMap<u32, usize>,
+    /// Where threads hang, and how many.
+    stuck: HashMap<Place, usize>,
     /// Threads that serve each lane: started, not ended, not written off.
     threads: [usize; 2],
     next_id: u64,
@@ -107,14 +155,14 @@ struct State<C> {
 }
 
 struct Job<C> {
-    executable: Executable,
+    work: Work,
     context: C,
 }
 
 struct Running<C> {
     context: C,
     lane: Lane,
-    device: u32,
+    place: Place,
     progress: Arc<AtomicU64>,
     seen: u64,
     since: Instant,
@@ -131,7 +179,7 @@ impl<C: Send + 'static> HashWorkers<C> {
     /// block.
     pub fn start(
         limits: WorkerLimits,
-        deliver: impl Fn(C, Result<Hashed, DigestError>) + Send + Sync + 'static,
+        deliver: impl Fn(C, Result<Found, DigestError>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         Self::start_with(limits, Box::new(hash), deliver)
     }
@@ -139,7 +187,7 @@ impl<C: Send + 'static> HashWorkers<C> {
     fn start_with(
         limits: WorkerLimits,
         hasher: Box<Hasher>,
-        deliver: impl Fn(C, Result<Hashed, DigestError>) + Send + Sync + 'static,
+        deliver: impl Fn(C, Result<Found, DigestError>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let state = State {
             lanes: [VecDeque::new(), VecDeque::new()],
@@ -166,22 +214,21 @@ impl<C: Send + 'static> HashWorkers<C> {
         Ok(workers)
     }
 
-    /// Takes an executable; its result is delivered later, with `context`.
-    pub fn submit(&self, executable: Executable, context: C) -> Result<(), Busy<C>> {
-        let stamp = executable.stamp();
-        let lane = if stamp.size <= QUICK_BYTES { Lane::Quick } else { Lane::Long };
+    /// Takes work; its result is delivered later, with `context`.
+    pub fn submit(&self, work: Work, context: C) -> Result<(), Busy<C>> {
+        let lane = work.lane();
         let mut state = self.pool.state();
         let waiting = state.lane(lane).len();
         let why = if state.closing {
             BusyReason::Closing
-        } else if state.is_stuck(stamp.device) {
+        } else if state.is_stuck(work.place()) {
             BusyReason::DeviceStuck
         } else if *state.threads(lane) == 0 {
             BusyReason::NoThread
         } else if waiting >= self.pool.limits.queue {
             BusyReason::QueueFull
         } else {
-            state.lane(lane).push_back(Job { executable, context });
+            state.lane(lane).push_back(Job { work, context });
             drop(state);
             self.pool.changed.notify_all();
             return Ok(());
@@ -216,21 +263,25 @@ impl<C: Send + 'static> Pool<C> {
 
     /// One thread of a lane.
     fn work(&self, lane: Lane) {
-        while let Some((id, executable, progress)) = self.take(lane) {
-            let device = executable.stamp().device;
+        while let Some((id, work, progress)) = self.take(lane) {
+            let place = work.place();
             let go_on = |bytes| {
                 progress.store(bytes, Ordering::Relaxed);
                 let state = self.state();
                 !state.closing && state.running.contains_key(&id)
             };
-            let result = executable
-                .open()
-                .map_err(DigestError::from)
-                .and_then(|file| (self.hasher)(&file, &go_on));
+            let result = match work {
+                Work::Hash(executable) => executable
+                    .open()
+                    .map_err(DigestError::from)
+                    .and_then(|file| (self.hasher)(&file, &go_on))
+                    .map(Found::Hashed),
+                Work::Find(search, _) => Ok(Found::Script(search.run())),
+            };
             let mut state = self.state();
             let Some(running) = state.running.remove(&id) else {
                 // Written off meanwhile.
-                state.answered(device);
+                state.answered(place);
                 if state.closing || *state.threads(lane) > 0 {
                     return;
                 }
@@ -246,20 +297,20 @@ impl<C: Send + 'static> Pool<C> {
     }
 
     /// Waits for a job of the lane; `None` at the end.
-    fn take(&self, lane: Lane) -> Option<(u64, Executable, Arc<AtomicU64>)> {
+    fn take(&self, lane: Lane) -> Option<(u64, Work, Arc<AtomicU64>)> {
         let mut state = self.state();
         loop {
             if state.closing {
                 return None;
             }
-            if let Some(Job { executable, context }) = state.lane(lane).pop_front() {
+            if let Some(Job { work, context }) = state.lane(lane).pop_front() {
                 let id = state.next_id;
                 state.next_id += 1;
                 let progress = Arc::new(AtomicU64::new(0));
                 let running = Running {
                     context,
                     lane,
-                    device: executable.stamp().device,
+                    place: work.place(),
                     progress: Arc::clone(&progress),
                     seen: 0,
                     since: Instant::now(),
@@ -267,7 +318,7 @@ impl<C: Send + 'static> Pool<C> {
                 state.running.insert(id, running);
                 drop(state);
                 self.changed.notify_all();
-                return Some((id, executable, progress));
+                return Some((id, work, progress));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -302,14 +353,14 @@ impl<C: Send + 'static> Pool<C> {
 
     /// Ends waiting for a thread; returns those who waited for it.
     fn write_off(self: &Arc<Self>, state: &mut State<C>, id: u64) -> Vec<C> {
-        let Some(Running { context, lane, device, .. }) = state.running.remove(&id) else {
+        let Some(Running { context, lane, place, .. }) = state.running.remove(&id) else {
             return Vec::new();
         };
         *state.threads(lane) -= 1;
-        *state.stuck.entry(device).or_default() += 1;
+        *state.stuck.entry(place).or_default() += 1;
         let stuck: usize = state.stuck.values().sum();
         tracing::warn!(
-            device,
+            ?place,
             stuck,
             "a file system does not answer; executables there are denied"
         );
@@ -345,8 +396,12 @@ impl<C> State<C> {
     }
 
     /// A disk is slow, but is everyone's; only an anonymous device can be one caller's own making.
-    fn is_stuck(&self, device: u32) -> bool {
-        device >> 20 == 0 && self.stuck.contains_key(&device)
+    fn is_stuck(&self, place: Place) -> bool {
+        let is_of_one_caller = match place {
+            Place::Device(device) => device >> 20 == 0,
+            Place::Instance(_) => true,
+        };
+        is_of_one_caller && self.stuck.contains_key(&place)
     }
 
     fn overdue(&mut self, patience: Duration) -> Vec<u64> {
@@ -363,11 +418,11 @@ impl<C> State<C> {
         overdue
     }
 
-    fn answered(&mut self, device: u32) {
-        if let Some(threads) = self.stuck.get_mut(&device) {
+    fn answered(&mut self, place: Place) {
+        if let Some(threads) = self.stuck.get_mut(&place) {
             *threads -= 1;
             if *threads == 0 {
-                self.stuck.remove(&device);
+                self.stuck.remove(&place);
             }
         }
     }

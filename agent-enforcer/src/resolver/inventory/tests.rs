@@ -15,7 +15,7 @@ use redb::{ReadableTable as _, TableDefinition};
 
 use super::{record::Recent, *};
 use crate::{
-    decision::{GrantRef, Sha256Digest},
+    decision::{Code, GrantRef, Sha256Digest},
     resolver::{
         grant::{GrantStore, GrantStoreError},
         policy::testing::policy,
@@ -46,12 +46,16 @@ fn process(exe: &str, sha256: Option<u8>) -> Process {
         exec: ExecId::new(9),
         exe: Some(PathBuf::from(exe)),
         sha256: sha256.map(|byte| Sha256Digest([byte; 32])),
+        fsverity: None,
+        code: Code::Own,
         uid: 0,
         gid: 0,
         cgroup: String::new(),
         unit: None,
+        container: None,
         comm: String::new(),
         ancestors: Vec::new(),
+        spiffe_id: None,
     }
 }
 

@@ -123,6 +123,16 @@ impl SoftwareSet {
         self.entries.get(*self.by_fsverity.get(digest)?)
     }
 
+    /// The entry of a file, by whichever of its digests.
+    pub fn find(
+        &self,
+        sha256: Option<Sha256Digest>,
+        fsverity: Option<Sha256Digest>,
+    ) -> Option<&Software> {
+        let by_content = sha256.and_then(|digest| self.with_sha256(&digest));
+        by_content.or_else(|| self.with_fsverity(&FsverityDigest(fsverity?)))
+    }
+
     /// Every entry, in the order of the manifest.
     pub fn iter(&self) -> impl Iterator<Item = &Software> {
         self.entries.iter()

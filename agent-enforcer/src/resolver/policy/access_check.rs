@@ -17,7 +17,9 @@ use super::{
     network::decimal,
     place::{Place, quote},
     tool_check::{CheckedTools, Report},
+    webhook_check,
 };
+use crate::signing::{KeyId, KeySet};
 
 /// Longest name of a principal or approver, bytes: as in grants.
 const NAME_LIMIT: usize = 512;
@@ -38,6 +40,7 @@ pub(super) struct CheckedAccess {
 pub(super) fn check(
     sources: &[Source],
     tools: &CheckedTools,
+    keys: &KeySet,
     errors: &mut Vec<PolicyError>,
 ) -> CheckedAccess {
     let mut checked = CheckedAccess::default();
@@ -54,12 +57,14 @@ pub(super) fn check(
             checked.principals.get_or_insert_default();
         }
         for entry in &source.document.approvers {
-            checked.approvals.approvers.extend(approver(entry, &mut approvers, &mut report));
+            let found = approver(entry, keys, &mut approvers, &mut report);
+            checked.approvals.approvers.extend(found);
         }
         if let Some(entry) = &source.document.approvals {
             settings(entry, &mut section, &mut checked.approvals, &mut report);
         }
     }
+    webhook_check::refuse_unanswerable(sources, &checked.approvals, errors);
     checked
 }
 
@@ -79,16 +84,33 @@ fn principal(
 struct ApproverPlaces {
     names: HashMap<String, Place>,
     users: HashMap<u32, (String, Place)>,
+    keys: HashMap<KeyId, (String, Place)>,
 }
 
 fn approver(
     entry: &ApproverEntry,
+    keys: &KeySet,
     places: &mut ApproverPlaces,
     report: &mut Report<'_>,
 ) -> Option<Approver> {
-    let ApproverEntry { name, uid: written } = entry;
+    let ApproverEntry { name, uid, key } = entry;
     claim(name, "approver", &mut places.names, report);
+    if uid.is_none() && key.is_none() {
+        report.add(name.referenced, Problem::SilentApprover(quote(&name.value)));
+        return None;
+    }
     let name_text = text("name", name, NAME_LIMIT, report);
+    let user = uid.as_ref().and_then(|uid| approver_user(name, uid, places, report));
+    let kid = key.as_ref().and_then(|key| approver_key(name, key, keys, places, report));
+    (user.is_some() || kid.is_some()).then_some(Approver { name: name_text, uid: user, key: kid })
+}
+
+fn approver_user(
+    name: &Spanned<String>,
+    written: &Spanned<String>,
+    places: &mut ApproverPlaces,
+    report: &mut Report<'_>,
+) -> Option<u32> {
     let Some(uid) = decimal::<u32>(&written.value).filter(|uid| *uid != u32::MAX) else {
         report.add(written.referenced, Problem::BadUser(quote(&written.value)));
         return None;
@@ -100,7 +122,28 @@ fn approver(
         return None;
     }
     places.users.insert(uid, (name.value.clone(), place));
-    Some(Approver { name: name_text, uid })
+    Some(uid)
+}
+
+fn approver_key(
+    name: &Spanned<String>,
+    written: &Spanned<String>,
+    keys: &KeySet,
+    places: &mut ApproverPlaces,
+    report: &mut Report<'_>,
+) -> Option<KeyId> {
+    let Some(key) = keys.get(&written.value) else {
+        report.add(written.referenced, Problem::UnknownKeyId(quote(&written.value)));
+        return None;
+    };
+    let place = report.place(written.referenced);
+    if let Some((other, first)) = places.keys.get(key.kid()) {
+        let (kid, other, first) = (quote(&written.value), quote(other), first.clone());
+        report.add(written.referenced, Problem::ApproverKeyClash { kid, other, first });
+        return None;
+    }
+    places.keys.insert(key.kid().clone(), (name.value.clone(), place));
+    Some(key.kid().clone())
 }
 
 /// Refuses a name that was given before.
@@ -129,8 +172,10 @@ fn settings(
     approvals: &mut Approvals,
     report: &mut Report<'_>,
 ) {
-    let ApprovalsEntry { wait, mode } = entry;
-    let Some(at) = wait.as_ref().or(mode.as_ref()).map(|first| first.referenced) else { return };
+    let ApprovalsEntry { wait, mode, webhook } = entry;
+    let url = webhook.as_ref().map(|webhook| &webhook.url);
+    let first = wait.as_ref().or(mode.as_ref()).or(url);
+    let Some(at) = first.map(|first| first.referenced) else { return };
     if let Some(first) = section {
         let problem = Problem::SectionTwice { section: "approvals", first: first.clone() };
         return report.add(at, problem);
@@ -139,6 +184,8 @@ fn settings(
     let parse = |text: &str| bounded("wait", text, (SHORTEST_WAIT, "1s"), (LONGEST_WAIT, "1h"));
     approvals.wait = optional(wait.as_ref(), DEFAULT_WAIT, parse, report);
     approvals.attendance = optional(mode.as_ref(), Attendance::Attended, parse_attendance, report);
+    let webhook = webhook.as_ref().and_then(|entry| webhook_check::webhook(entry, report));
+    approvals.webhook = webhook.map(Arc::new);
 }
 
 fn parse_attendance(text: &str) -> Result<Attendance, Problem> {
@@ -158,7 +205,8 @@ pub(super) fn refuse_unapprovable(
     approvals: &Approvals,
     errors: &mut Vec<PolicyError>,
 ) {
-    if !approvals.approvers.is_empty() || approvals.attendance == Attendance::Unattended {
+    let answers = |approver: &Approver| approver.uid.is_some() || approvals.webhook.is_some();
+    if approvals.approvers.iter().any(answers) || approvals.attendance == Attendance::Unattended {
         return;
     }
     for tool in tools.tools.iter().filter(|tool| tool.approval == Approval::Required) {
@@ -171,14 +219,20 @@ pub(super) fn refuse_unapprovable(
 
 impl Default for Approvals {
     fn default() -> Self {
-        Self { approvers: Vec::new(), wait: DEFAULT_WAIT, attendance: Attendance::Attended }
+        let (wait, attendance) = (DEFAULT_WAIT, Attendance::Attended);
+        Self { approvers: Vec::new(), wait, attendance, webhook: None }
     }
 }
 
 impl Approvals {
     /// The approver of a user id.
     pub fn approver_of(&self, uid: u32) -> Option<&Approver> {
-        self.approvers.iter().find(|approver| approver.uid == uid)
+        self.approvers.iter().find(|approver| approver.uid == Some(uid))
+    }
+
+    /// The approver of a key.
+    pub fn approver_with(&self, key: &KeyId) -> Option<&Approver> {
+        self.approvers.iter().find(|approver| approver.key.as_ref() == Some(key))
     }
 
     /// The approver of a name.

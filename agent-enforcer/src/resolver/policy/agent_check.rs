@@ -16,7 +16,7 @@ use agent_enforcer_common::id::ToolId;
 use serde_saphyr::Spanned;
 
 use super::{
-    Agent, AgentManifest, LocalGrants, Mode, OnMiss, TcpStall, Term,
+    Agent, AgentManifest, Attestation, LocalGrants, Mode, OnMiss, TcpStall, Term,
     directory::{Source, Sources},
     document::{AgentEntry, EveryoneEntry},
     error::{PolicyError, Problem},
@@ -71,6 +71,9 @@ pub(super) fn check(
             if let Some(file) = file {
                 terms.extend(selectors.terms_of_manifest(file, &entry.name.value, report.errors));
             }
+            if agent_id.is_none() {
+                refuse_nameless(entry, &mut report);
+            }
             let manifest = file.map(|file| &file.manifest);
             let mut agent = agent(entry, terms, tools, &mut report);
             agent.manifest = agent_id.map(|id| AgentManifest::new(id, manifest, tools));
@@ -105,6 +108,16 @@ fn agent_id(
     }
     ids.insert(id.clone(), report.place(written.referenced));
     Some(id)
+}
+
+/// Refuses an agent whose name is to be vouched for and that has none. A bad `agent_id` is told already.
+fn refuse_nameless(entry: &AgentEntry, report: &mut Report<'_>) {
+    if let Some(written) = &entry.attestation
+        && entry.agent_id.is_none()
+        && written.value == Attestation::Spiffe.word()
+    {
+        report.add(written.referenced, Problem::AttestedNameless);
+    }
 }
 
 /// The tools that every agent has, of all files.
@@ -158,6 +171,7 @@ fn agent(
         owner,
         purpose,
         agent_id: _,
+        attestation,
         selectors: _,
         tools,
         standing,
@@ -182,6 +196,7 @@ fn agent(
         owner: text("owner", owner, OWNER_LIMIT, report),
         purpose: text("purpose", purpose, PURPOSE_LIMIT, report),
         manifest: None,
+        attestation: optional(attestation.as_ref(), Attestation::Local, parse_attestation, report),
         selectors,
         tools,
         standing,
@@ -277,6 +292,17 @@ fn parse_mode(text: &str) -> Result<Mode, Problem> {
     [Mode::Enforce, Mode::Audit].into_iter().find(|choice| choice.word() == text).ok_or_else(|| {
         Problem::BadWord { key: "mode", value: quote(text), choices: "`enforce` or `audit`" }
     })
+}
+
+fn parse_attestation(text: &str) -> Result<Attestation, Problem> {
+    [Attestation::Local, Attestation::Spiffe]
+        .into_iter()
+        .find(|choice| choice.word() == text)
+        .ok_or_else(|| Problem::BadWord {
+            key: "attestation",
+            value: quote(text),
+            choices: "`local` or `spiffe`",
+        })
 }
 
 fn parse_local_grants(text: &str) -> Result<LocalGrants, Problem> {

@@ -95,8 +95,13 @@ pub(super) struct ApproverEntry {
     #[schemars(with = "String")]
     pub(super) name: Spanned<String>,
     /// The user id that it approves under, on this host.
+    #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "schema::user_id")]
-    pub(super) uid: Spanned<String>,
+    pub(super) uid: Option<Spanned<String>>,
+    /// The `kid` of the key that signs its answers through the webhook. One of both is needed.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "String")]
+    pub(super) key: Option<Spanned<String>>,
 }
 
 /// A key that signs agent manifests.
@@ -125,6 +130,32 @@ pub(super) struct ApprovalsEntry {
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "schema::attendance", extend("default" = "attended"))]
     pub(super) mode: Option<Spanned<String>>,
+    /// Who is asked over HTTPS besides.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "WebhookEntry")]
+    pub(super) webhook: Option<WebhookEntry>,
+}
+
+/// A web service that brings questions to approvers, and their signed answers back.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WebhookEntry {
+    /// Where each question is posted to; `https` only.
+    #[schemars(schema_with = "schema::webhook_url")]
+    pub(super) url: Spanned<String>,
+    /// PEM file of the only authorities that may vouch for the service; those of the host where it
+    /// is not given.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::absolute_path")]
+    pub(super) ca: Option<Spanned<String>>,
+    /// How long the service may take for one request, 1s to 1m; 10s where it is not given.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::duration", extend("default" = "10s"))]
+    pub(super) timeout: Option<Spanned<String>>,
+    /// How often a request that failed is made again, 0 to 10; 3 where it is not given.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::retries", extend("default" = 3))]
+    pub(super) retries: Option<Spanned<String>>,
 }
 
 /// What every agent has.
@@ -198,6 +229,11 @@ pub(super) struct AgentEntry {
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "schema::spiffe_id")]
     pub(super) agent_id: Option<Spanned<String>>,
+    /// Who says that a process is this agent: this host alone (the default), or a SPIFFE broker besides,
+    /// by the name in `agent_id`.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "schema::attestation", extend("default" = "local"))]
+    pub(super) attestation: Option<Spanned<String>>,
     /// What recognises its processes: any one of the terms; a term is a list of selectors that
     /// must all hold.
     #[schemars(schema_with = "schema::selectors")]

@@ -253,6 +253,32 @@ pub enum Problem {
         "tool {0} needs approval, but there are no `approvers`; name who may approve, or set `mode: unattended` under `approvals`"
     )]
     NoApprovers(String),
+    /// An approver who could not answer.
+    #[error("approver {0} has neither `uid` nor `key`; give the user that answers, or the key")]
+    SilentApprover(String),
+    /// Two approvers of one key.
+    #[error("key {kid} is approver {other}'s at {first} already; give each approver its own key")]
+    ApproverKeyClash {
+        /// The key's name, quoted.
+        kid: String,
+        /// The other's name, quoted.
+        other: String,
+        /// Where the other is.
+        first: Place,
+    },
+    /// A webhook that can't be used.
+    #[error("`{key}` of the webhook can't be {value}; {remedy}")]
+    BadWebhook {
+        /// The key.
+        key: &'static str,
+        /// As written, quoted.
+        value: String,
+        /// What to write.
+        remedy: &'static str,
+    },
+    /// A webhook whose answers nobody could sign.
+    #[error("no approver has a `key` to answer through the webhook; give one its key")]
+    NobodySigns,
     /// Two approvers of one user.
     #[error("user {uid} is approver {other} at {first} already; give each approver its own user")]
     ApproverClash {
@@ -320,6 +346,9 @@ pub enum Problem {
     /// An issuer that can't be one.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
+    /// An agent whose name is to be vouched for, and that has none.
+    #[error("`attestation: spiffe` needs the agent's SPIFFE ID; add `agent_id`")]
+    AttestedNameless,
     /// A key that no file has.
     #[error("key {0} is not defined; add it under `keys:`, or correct the name")]
     UnknownKeyId(String),

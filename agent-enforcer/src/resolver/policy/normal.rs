@@ -3,13 +3,13 @@
 //! In: a [`Policy`]. Out: text with every default written out, for `policy show` and for
 //! comparing what is in force with what was meant.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use agent_enforcer_common::id::ToolId;
 use serde::Serialize;
 
 use super::{
-    Agent, AgentManifest, Approvals, Approver, Policy, Principal, Signer, Tool,
+    Agent, AgentManifest, Approvals, Approver, Policy, Principal, Signer, Tool, Webhook,
     document::API_VERSION, selector::Term, tool_check::protocol_word,
 };
 use crate::{
@@ -33,7 +33,7 @@ struct NormalDocument<'a> {
     issuers: Vec<NormalIssuer<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     approvers: Vec<NormalApprover<'a>>,
-    approvals: NormalApprovals,
+    approvals: NormalApprovals<'a>,
 }
 
 #[derive(Serialize)]
@@ -61,13 +61,27 @@ struct NormalPrincipal<'a> {
 #[derive(Serialize)]
 struct NormalApprover<'a> {
     name: &'a str,
-    uid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a KeyId>,
 }
 
 #[derive(Serialize)]
-struct NormalApprovals {
+struct NormalApprovals<'a> {
     wait: String,
     mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<NormalWebhook<'a>>,
+}
+
+#[derive(Serialize)]
+struct NormalWebhook<'a> {
+    url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<&'a Path>,
+    timeout: String,
+    retries: u32,
 }
 
 #[derive(Serialize)]
@@ -97,6 +111,7 @@ struct NormalAgent<'a> {
     purpose: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent_id: Option<&'a SpiffeId>,
+    attestation: &'static str,
     selectors: Vec<Vec<String>>,
     tools: Vec<&'a str>,
     standing: Vec<&'a str>,
@@ -196,13 +211,20 @@ fn texts(texts: &[Arc<str>]) -> Vec<&str> {
 }
 
 fn approver(approver: &Approver) -> NormalApprover<'_> {
-    let Approver { name, uid } = approver;
-    NormalApprover { name, uid: *uid }
+    let Approver { name, uid, key } = approver;
+    NormalApprover { name, uid: *uid, key: key.as_ref() }
 }
 
-fn approvals(approvals: &Approvals) -> NormalApprovals {
-    let Approvals { approvers: _, wait, attendance } = approvals;
-    NormalApprovals { wait: duration(*wait), mode: attendance.word() }
+fn approvals(approvals: &Approvals) -> NormalApprovals<'_> {
+    let Approvals { approvers: _, wait, attendance, webhook } = approvals;
+    let webhook = webhook.as_deref().map(webhook_of);
+    NormalApprovals { wait: duration(*wait), mode: attendance.word(), webhook }
+}
+
+fn webhook_of(webhook: &Webhook) -> NormalWebhook<'_> {
+    let Webhook { url, ca, timeout, retries } = webhook;
+    let timeout = duration(*timeout);
+    NormalWebhook { url: url.as_str(), ca: ca.as_deref(), timeout, retries: *retries }
 }
 
 fn names<'a>(policy: &'a Policy, ids: &[ToolId]) -> Vec<&'a str> {
@@ -219,6 +241,7 @@ fn agent<'a>(policy: &'a Policy, agent: &'a Agent) -> NormalAgent<'a> {
         owner,
         purpose,
         manifest,
+        attestation,
         selectors,
         tools,
         standing,
@@ -235,6 +258,7 @@ fn agent<'a>(policy: &'a Policy, agent: &'a Agent) -> NormalAgent<'a> {
         owner,
         purpose,
         agent_id: manifest.as_ref().map(AgentManifest::agent_id),
+        attestation: attestation.word(),
         selectors: selectors.iter().map(Term::strings).collect(),
         tools: names(policy, tools),
         standing: names(policy, standing),

@@ -120,6 +120,18 @@ pub(super) fn attendance(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": ["attended", "unattended"] })
 }
 
+pub(super) fn webhook_url(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": "^https://[^#@]+$" })
+}
+
+pub(super) fn absolute_path(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": "^/" })
+}
+
+pub(super) fn retries(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "minimum": 0, "maximum": 10 })
+}
+
 pub(super) fn user_id(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "integer", "minimum": 0, "maximum": u32::MAX - 1 })
 }
@@ -130,6 +142,10 @@ pub(super) fn spiffe_id(_: &mut SchemaGenerator) -> Schema {
         "pattern": "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$",
         "maxLength": 2048,
     })
+}
+
+pub(super) fn attestation(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["local", "spiffe"] })
 }
 
 fn key() -> serde_json::Value {

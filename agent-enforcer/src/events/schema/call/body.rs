@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::super::objects::{Policy, ProcessObject, User};
+use super::super::objects::{Policy, ProcessObject, Software, User};
 use crate::decision::Outcome;
 
 #[derive(Serialize)]
@@ -124,6 +124,10 @@ pub(in crate::events::schema) struct CallExtension<'a> {
     pub(super) netns_cookie: u64,
     pub(super) unit: Option<&'a str>,
     pub(super) cgroup: &'a str,
+    #[serde(flatten)]
+    pub(super) software: Software<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) spiffe_id: Option<&'a str>,
     /// Of a folded event: the processes in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pids: Option<&'a [u32]>,

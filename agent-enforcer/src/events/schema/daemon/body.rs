@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::super::objects::{ProcessEntity, ProcessObject, Product, User};
+use super::super::objects::{ProcessEntity, ProcessObject, Product, Software, User};
 
 /// What differs by class.
 #[derive(Serialize)]
@@ -166,6 +166,10 @@ pub(in crate::events::schema) struct DaemonExtension<'a> {
     pub(super) unit: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cgroup: Option<&'a str>,
+    #[serde(flatten)]
+    pub(super) software: Option<Software<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) spiffe_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) percent_encoded: Vec<String>,
 }

@@ -57,7 +57,7 @@ fn content_changed_with_the_modification_time_restored_is_another_version() {
     assert_ne!(before.stamp, after.stamp);
     let mut cache = DigestCache::new(8);
     cache.insert(&before);
-    assert_eq!(cache.lookup(&before.stamp), Some(before.digest));
+    assert_eq!(cache.lookup(&before.stamp), Some(before.digests()));
     assert_eq!(cache.lookup(&after.stamp), None);
 }
 
@@ -203,6 +203,7 @@ fn the_cache_keeps_what_came_last() {
     let hashed = |inode, byte| Hashed {
         stamp: FileStamp { inode, ..stamp },
         digest: Sha256Digest([byte; 32]),
+        fsverity: None,
         settled: true,
     };
     let mut cache = DigestCache::new(3);
@@ -210,7 +211,8 @@ fn the_cache_keeps_what_came_last() {
         cache.insert(&hashed(inode, byte));
     }
     assert_eq!(cache.len(), 3);
-    let lookup = |inode| cache.lookup(&FileStamp { inode, ..stamp }).map(|digest| digest.0[0]);
+    let lookup =
+        |inode| cache.lookup(&FileStamp { inode, ..stamp }).map(|digests| digests.sha256.0[0]);
     assert_eq!([lookup(1), lookup(2), lookup(3), lookup(4)], [None, Some(2), Some(3), Some(4)]);
     let mut none = DigestCache::new(0);
     none.insert(&hashed(1, 1));
@@ -220,6 +222,6 @@ fn the_cache_keeps_what_came_last() {
 #[test]
 fn file_systems_with_a_server_are_known_by_their_magic() {
     // tmpfs, and what this test runs on.
-    assert!(!SERVED.contains(&file_system(&File::open("/dev/shm").unwrap()).unwrap()));
-    assert!(!SERVED.contains(&file_system(file(b"").as_file()).unwrap()));
+    assert!(!SERVED.contains(&file_system(File::open("/dev/shm").unwrap().as_fd()).unwrap()));
+    assert!(!SERVED.contains(&file_system(file(b"").as_file().as_fd()).unwrap()));
 }

@@ -13,14 +13,20 @@ type Results = Receiver<(u32, Result<Hashed, DigestError>)>;
 
 const LONG_WAIT: Duration = Duration::from_secs(20);
 
-fn executable(path: &Path) -> Executable {
+fn executable(path: &Path) -> Work {
     let handle = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
-    Executable::new(&ProcRoot::open().unwrap(), handle).unwrap()
+    Work::Hash(Executable::new(&ProcRoot::open().unwrap(), handle).unwrap())
 }
 
 fn start(limits: WorkerLimits, hasher: Box<Hasher>) -> (HashWorkers<u32>, Results) {
     let (sender, results) = channel();
-    let deliver = move |context, result| sender.send((context, result)).unwrap();
+    let deliver = move |context, result: Result<Found, DigestError>| {
+        let hashed = result.map(|found| match found {
+            Found::Hashed(hashed) => hashed,
+            Found::Script(_) => panic!("nothing was looked for"),
+        });
+        sender.send((context, hashed)).unwrap();
+    };
     (HashWorkers::start_with(limits, hasher, deliver).unwrap(), results)
 }
 

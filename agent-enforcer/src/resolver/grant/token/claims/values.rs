@@ -61,7 +61,7 @@ pub enum ClaimError {
 
 impl Audience {
     /// Whether a host is named.
-    pub(in crate::resolver::grant::token) fn names(&self, audience: &str) -> bool {
+    pub(in crate::resolver) fn names(&self, audience: &str) -> bool {
         match self {
             Self::One(one) => **one == *audience,
             Self::Any(some) => some.iter().any(|one| **one == *audience),
