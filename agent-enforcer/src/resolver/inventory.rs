@@ -276,7 +276,7 @@ impl Inventory {
                 changes.agents.insert(name, record.clone());
             }
         }
-        (changes != Changes::default()).then_some(changes)
+        (!changes.is_empty()).then_some(changes)
     }
 
     fn keep_ended(&mut self, id: InstanceId, agent: Arc<str>) {
