@@ -321,7 +321,9 @@ fn start_events(args: &RunArgs) -> Result<(EventQueue, EventStage)> {
     Ok(start(config, Arc::new(SystemClock))?)
 }
 
-fn hash_workers(inbox: &Inbox) -> Result<HashWorkers<(agent_enforcer_common::id::ExecId, Subject)>> {
+fn hash_workers(
+    inbox: &Inbox,
+) -> Result<HashWorkers<(agent_enforcer_common::id::ExecId, Subject)>> {
     let inbox = inbox.clone();
     HashWorkers::start(WorkerLimits::default(), move |(exec, subject), result| {
         // At the end nobody waits for it.

@@ -43,8 +43,8 @@ use tokio::sync::{oneshot, watch};
 pub use adoption::AdoptionError;
 pub use handle::{DetachOrder, EngineHandle};
 pub use peers::PeerError;
-pub use scripts::Subject;
 pub use pending::{GroupKey, PendingLimits};
+pub use scripts::Subject;
 pub use selectors::SelectorError;
 pub use start::{EngineError, Parts};
 

@@ -69,8 +69,7 @@ fn copy(text: &mut [u8; ARGUMENT_BYTES], from: u64, bytes: u64) -> u32 {
         return 0;
     }
     // SAFETY: no more than there is room for; the helper checks the address (5.5).
-    let failed = unsafe {
-        bpf_probe_read_user(text.as_mut_ptr().cast(), bytes as u32, from as *const _)
-    };
+    let failed =
+        unsafe { bpf_probe_read_user(text.as_mut_ptr().cast(), bytes as u32, from as *const _) };
     if failed == 0 { bytes as u32 } else { 0 }
 }

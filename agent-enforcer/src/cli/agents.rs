@@ -45,7 +45,8 @@ fn render(agents: &[AgentView], now: SystemTime, style: Style) -> String {
         text.push_str("\nno agent is running; `agent-enforcer explain --pid PID --to IP:PORT` says why a process is none\n");
         return text;
     }
-    let headings = ["INSTANCE", "AGENT", "PID", "EXECUTABLE", "SHA256", "SCRIPT", "PROCESSES", "STARTED"];
+    let headings =
+        ["INSTANCE", "AGENT", "PID", "EXECUTABLE", "SHA256", "SCRIPT", "PROCESSES", "STARTED"];
     let mut table = Table::new(&headings, style);
     for agent in agents {
         for instance in &agent.instances {

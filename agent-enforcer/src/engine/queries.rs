@@ -16,7 +16,7 @@ use crate::{
         AgentView, Authority, ControlError, ExplainQuestion, ExplainStep, ExplainTarget,
         Explanation, InstanceView, PendingView, Status,
     },
-    decision::instance_name,
+    decision::{Code, Process, instance_name},
     events::LostRecords,
     resolver::{
         grant::GrantState,
@@ -129,31 +129,31 @@ impl Engine {
             tools.iter().filter_map(name).collect()
         };
         let instances = self.instances.iter().filter(|(_, instance)| instance.agent == agent.name);
-        let mut instances: Vec<InstanceView> = instances
-            .map(|(id, instance)| {
-                let script = instance.process.code.script();
-                let container = instance.process.container.as_ref();
-                InstanceView {
-                id: instance_name(*id),
-                pid: instance.process.pid,
-                exe: instance.process.exe.clone().unwrap_or_default(),
-                sha256: instance
-                    .process
-                    .sha256
-                    .map(|digest| digest.to_string())
-                    .unwrap_or_default(),
-                script: script.map(|script| script.path.clone()).unwrap_or_default(),
-                script_sha256: script.map(|it| it.sha256.to_string()).unwrap_or_default(),
-                unverified: instance.process.code.unverified().to_owned(),
-                container: container.map(|it| it.id.clone()).unwrap_or_default(),
-                started: instance.started,
-                processes: self
-                    .processes
-                    .instances
-                    .get(id, 0)
-                    .map_or(0, |state| usize::try_from(state.processes).unwrap_or_default()),
-            }})
-            .collect();
+        let mut instances: Vec<InstanceView> =
+            instances
+                .map(|(id, instance)| {
+                    let script = instance.process.code.script();
+                    let container = instance.process.container.as_ref();
+                    InstanceView {
+                        id: instance_name(*id),
+                        pid: instance.process.pid,
+                        exe: instance.process.exe.clone().unwrap_or_default(),
+                        sha256: instance
+                            .process
+                            .sha256
+                            .map(|digest| digest.to_string())
+                            .unwrap_or_default(),
+                        script: script.map(|script| script.path.clone()).unwrap_or_default(),
+                        script_sha256: script.map(|it| it.sha256.to_string()).unwrap_or_default(),
+                        unverified: instance.process.code.unverified().to_owned(),
+                        container: container.map(|it| it.id.clone()).unwrap_or_default(),
+                        started: instance.started,
+                        processes: self.processes.instances.get(id, 0).map_or(0, |state| {
+                            usize::try_from(state.processes).unwrap_or_default()
+                        }),
+                    }
+                })
+                .collect();
         instances.sort_by_key(|instance| instance.started);
         AgentView {
             name: agent.name.to_string(),
@@ -271,12 +271,8 @@ impl Engine {
         let instance = instance_name(facts.instance);
         let mut steps =
             vec![step("agent", format!("process is of agent {name}, instance {instance}"), true)];
-        let exe = self
-            .images
-            .get(&facts.exec)
-            .and_then(|image| image.process.exe.as_ref())
-            .map(|exe| exe.display().to_string())
-            .unwrap_or_default();
+        let exe = self.images.get(&facts.exec).map(|image| program(&image.process));
+        let exe = exe.unwrap_or_default();
         match identity {
             ImageStanding::Attested => {
                 steps.push(step("identity", format!("{exe} is attested"), true));
@@ -346,6 +342,16 @@ impl Engine {
         };
         let remedy = telling.remedy().to_owned();
         Explanation { remedy, ..explanation(outcome, reason, destination, steps) }
+    }
+}
+
+/// The executable, and which code it runs.
+fn program(process: &Process) -> String {
+    let exe = process.exe.as_ref().map(|exe| exe.display().to_string()).unwrap_or_default();
+    match &process.code {
+        Code::Own => exe,
+        Code::Script(script) => format!("{exe} with {}", script.path.display()),
+        Code::Unverified(why) => format!("{exe} with unverified code ({})", why.word()),
     }
 }
 

@@ -117,11 +117,7 @@ impl Engine {
         listed.or_else(by_name)
     }
 
-    fn search(
-        &self,
-        facts: &ProcessFacts,
-        language: Language,
-    ) -> Result<ScriptSearch, Unverified> {
+    fn search(&self, facts: &ProcessFacts, language: Language) -> Result<ScriptSearch, Unverified> {
         let seen = self.execs.get(facts.exec).ok_or(Unverified::ExecNotSeen)?;
         let path = interpreters::script_of(language, &seen.arguments)?;
         Ok(ScriptSearch { pid: facts.tgid, start_ns: facts.start_ns, seen: seen.clone(), path })
@@ -209,7 +205,9 @@ impl Engine {
         let (path, stamp) = (file.path().clone(), file.stamp());
         match self.digests.lookup(&stamp) {
             Some(digests) => self.conclude_script(facts, process, path, digests),
-            None => self.have_done(facts, process, Work::Hash(file), Subject::Script { path, stamp }),
+            None => {
+                self.have_done(facts, process, Work::Hash(file), Subject::Script { path, stamp })
+            }
         }
     }
 

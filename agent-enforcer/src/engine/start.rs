@@ -17,8 +17,15 @@ use tokio::sync::watch;
 
 use super::{
     AdoptionError, Clock, Engine, PeerError, PendingLimits, SelectorError, UseRequest,
-    approvals::Questions, canary::Canary, peers::Peers, pending::Pending, queries::LOST,
-    scripts::{Execs, Subject}, selectors::Selectors, tallies::Tallies, via::ViaIndex,
+    approvals::Questions,
+    canary::Canary,
+    peers::Peers,
+    pending::Pending,
+    queries::LOST,
+    scripts::{Execs, Subject},
+    selectors::Selectors,
+    tallies::Tallies,
+    via::ViaIndex,
 };
 use crate::{
     control::ApproverUsers,

@@ -15,7 +15,8 @@ use agent_enforcer_common::{
 
 use super::Clock;
 use crate::decision::{
-    Ancestor, Attempt, CallDecision, Code, Container, GrantRef, Outcome, Process, Script, Sha256Digest,
+    Ancestor, Attempt, CallDecision, Code, Container, GrantRef, Outcome, Process, Script,
+    Sha256Digest,
 };
 
 /// A clock that stands still.

@@ -209,7 +209,8 @@ mod tests {
             let mut bytes = vec![0; size_of::<ExecRecord>()];
             bytes[..4].copy_from_slice(&(RecordKind::Executed as u32).to_ne_bytes());
             bytes[4..8].copy_from_slice(&(size_of::<ExecRecord>() as u32).to_ne_bytes());
-            let at = std::mem::offset_of!(ExecRecord, view) + std::mem::offset_of!(ExecView, text_length);
+            let at = std::mem::offset_of!(ExecRecord, view)
+                + std::mem::offset_of!(ExecView, text_length);
             bytes[at..at + 4].copy_from_slice(&length.to_ne_bytes());
             decode(&bytes)
         };

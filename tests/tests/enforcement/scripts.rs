@@ -128,9 +128,8 @@ impl Stage {
     }
 
     fn told(&self, pid: u64) -> Event {
-        let is_it = |event: &Event| {
-            event.pid() == pid && matches!(event.outcome(), "allowed" | "denied")
-        };
+        let is_it =
+            |event: &Event| event.pid() == pid && matches!(event.outcome(), "allowed" | "denied");
         self.host.wait_event("the call", is_it)
     }
 
@@ -144,7 +143,9 @@ impl Stage {
         wait_until("the script runs", SOON, || started.exists());
         change(self.host.directory());
         self.host.daemon.signal(rustix::process::Signal::CONT);
-        wait_until("the daemon is back", SOON, || self.agent.connect("up", self.host.at(10)).is_ok());
+        wait_until("the daemon is back", SOON, || {
+            self.agent.connect("up", self.host.at(10)).is_ok()
+        });
         fs::write(self.path("go"), "").unwrap();
         let reply = self.agent.finish(ticket);
         assert!(!reply.is_ok(), "{reply:?}");

@@ -60,7 +60,10 @@ mod tests {
             ("/system.slice/docker-ID.scope", "docker"),
             ("/docker/ID", "docker"),
             ("/docker/ID/system.slice/docker-ff.scope", "docker"),
-            ("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podX.slice/cri-containerd-ID.scope", "containerd"),
+            (
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podX.slice/cri-containerd-ID.scope",
+                "containerd",
+            ),
             ("/kubepods.slice/kubepods-podX.slice/crio-ID.scope/container", "cri-o"),
             ("/kubepods/besteffort/podX/ID", "kubernetes"),
             ("/machine.slice/libpod-ID.scope/container", "podman"),
@@ -69,7 +72,9 @@ mod tests {
             let found = container_of(&path.replace("ID", &id));
             assert_eq!(found, Some(Container { runtime, id: id.clone() }), "{path}");
         }
-        for path in ["", "/", "/docker", "/ID", "/docker/IDa", "/a/docker-.scope", "/x/crio-AB.scope"] {
+        for path in
+            ["", "/", "/docker", "/ID", "/docker/IDa", "/a/docker-.scope", "/x/crio-AB.scope"]
+        {
             assert_eq!(container_of(&path.replace("ID", &id)), None, "{path}");
         }
     }

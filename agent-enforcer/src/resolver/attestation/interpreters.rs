@@ -278,6 +278,18 @@ mod tests {
         assert_eq!(language("/usr/bin/bashful"), None);
     }
 
+    #[test]
+    fn documentation_names_the_words() {
+        let documentation = include_str!("../../../../docs/manifests.md");
+        for why in Unverified::ALL {
+            let word = format!("`{}`", why.word());
+            assert!(
+                documentation.lines().any(|line| line.starts_with('|') && line.contains(&word)),
+                "{word}"
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn the_script_is_always_one_of_the_arguments(

@@ -140,7 +140,8 @@ impl Step {
 
 impl Walk {
     fn new(root: OwnedFd, directory: OwnedFd, executed_ns: i128) -> Result<Self, Unverified> {
-        let ns = |time: Timespec| i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+        let ns =
+            |time: Timespec| i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
         let [boot, real] = [ClockId::Boottime, ClockId::Realtime].map(clock_gettime).map(ns);
         let (root, here) = (Step::new(root)?, Step::new(directory)?);
         for step in [&root, &here] {

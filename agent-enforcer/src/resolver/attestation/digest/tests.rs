@@ -211,7 +211,8 @@ fn the_cache_keeps_what_came_last() {
         cache.insert(&hashed(inode, byte));
     }
     assert_eq!(cache.len(), 3);
-    let lookup = |inode| cache.lookup(&FileStamp { inode, ..stamp }).map(|digests| digests.sha256.0[0]);
+    let lookup =
+        |inode| cache.lookup(&FileStamp { inode, ..stamp }).map(|digests| digests.sha256.0[0]);
     assert_eq!([lookup(1), lookup(2), lookup(3), lookup(4)], [None, Some(2), Some(3), Some(4)]);
     let mut none = DigestCache::new(0);
     none.insert(&hashed(1, 1));
