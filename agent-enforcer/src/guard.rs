@@ -25,6 +25,7 @@ use rustix::fs::{Mode, OFlags, open};
 
 use crate::{
     events::{DaemonEvent, Event, EventQueue},
+    kernel::maps::removed,
     resolver::attestation::KernelInodes,
 };
 
@@ -119,10 +120,7 @@ impl Guard {
             }
         }
         for inode in self.known.keys().filter(|inode| !wanted.contains_key(inode)) {
-            match self.map.remove(inode) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error.into()),
-            }
+            removed(self.map.remove(inode))?;
         }
         self.known = wanted;
         Ok(())

@@ -24,7 +24,7 @@ use agent_enforcer_common::{
 use aya::maps::{Array, MapData, MapError, lpm_trie::Key};
 
 use crate::{
-    kernel::maps::VerdictMaps,
+    kernel::maps::{VerdictMaps, removed},
     resolver::policy::{Agent, Compiled, Mode, OnMiss, Policy, TcpStall},
 };
 
@@ -132,18 +132,8 @@ impl Verdicts {
 
     /// Lets nothing of a program image pass without a question.
     pub fn forget_identity(&mut self, exec: ExecId) -> Result<(), VerdictError> {
-        match self.maps.identities.remove(&exec) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            // What it says of a map that has no such key.
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == io::ErrorKind::NotFound =>
-            {
-                Ok(())
-            }
-            Err(source) => {
-                Err(VerdictError { what: "remove from", map: names::IDENTITIES, source })
-            }
-        }
+        let failed = |source| VerdictError { what: "remove from", map: names::IDENTITIES, source };
+        removed(self.maps.identities.remove(&exec)).map_err(failed)
     }
 
     /// Answers: the call goes ahead, and each that does is recorded.

@@ -308,8 +308,12 @@ impl Engine {
         if self.processes.processes.get(pid).is_ok() {
             return refused("an agent's process approves nothing".to_owned());
         }
-        let runs =
-            |image: &Image| image.process.uid == uid && image.facts.instance == question.instance;
+        // Root starts agents that run under other ids afterwards, and may do worse than to approve.
+        let runs = |image: &Image| {
+            image.process.uid == uid
+                && image.facts.instance == question.instance
+                && (uid != 0 || self.is_current(&image.facts))
+        };
         if question.process.uid == uid || self.images.values().any(runs) {
             return refused(format!(
                 "user {uid} runs agent {}: somebody else must approve",

@@ -164,7 +164,7 @@ impl Engine {
     }
 
     /// Whether a process still runs the image, by the kernel side's own record.
-    fn is_current(&self, facts: &ProcessFacts) -> bool {
+    pub(super) fn is_current(&self, facts: &ProcessFacts) -> bool {
         self.processes.processes.get(facts.tgid).is_ok_and(|tag| tag.exec == facts.exec)
     }
 

@@ -16,7 +16,7 @@ use agent_enforcer_common::{
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 
 use crate::{
-    kernel::maps::SelectorMaps,
+    kernel::maps::{SelectorMaps, removed},
     resolver::{
         attestation::{
             ProcError,
@@ -180,10 +180,7 @@ fn remove_where<K: aya::Pod, V: aya::Pod>(
 ) -> Result<(), MapError> {
     let keys: Vec<K> = map.keys().collect::<Result<_, _>>()?;
     for key in keys.into_iter().filter(unwanted) {
-        match map.remove(&key) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(error),
-        }
+        removed(map.remove(&key))?;
     }
     Ok(())
 }

@@ -21,8 +21,21 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf, SkStorage},
 };
+use rustix::io::Errno;
 
 use super::{loader::LoadError, mapped::MappedArray, processes::Processes};
+
+/// What became of removing an entry: one that is not there is removed.
+pub fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
 
 /// Every map of the kernel side.
 pub struct Maps {

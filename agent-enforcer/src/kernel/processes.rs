@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use agent_enforcer_common::process::ProcessTag;
 use aya::maps::{HashMap, MapData, MapError};
 
-use super::mapped::MappedArray;
+use super::{mapped::MappedArray, maps::removed};
 
 /// See the module's header.
 #[derive(Debug)]
@@ -44,10 +44,7 @@ impl Processes {
     /// the same number meanwhile, its bit stays.
     pub fn remove(&mut self, tgid: u32) -> Result<(), MapError> {
         self.unmark(tgid);
-        match self.tags.remove(&tgid) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error),
-        }
+        removed(self.tags.remove(&tgid))
     }
 
     /// Makes the kernel side look at what a thread group does.

@@ -75,6 +75,9 @@ issuers:
     keys: [broker]
     agents: [{SIGNED_AGENT}]
     tools: [tickets, archive]
+approvers:
+  - name: alice@example.com
+    uid: 0
 tools:
   - name: tickets
     cidrs: [192.0.2.10/32]

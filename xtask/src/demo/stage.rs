@@ -179,6 +179,15 @@ impl Stage {
         self.start(Place::Agent, &programs::python(), &words)
     }
 
+    /// The same under another user id, as nobody approves for an agent that runs under his own.
+    pub(super) fn start_event_loop_of_user(&self, user: u32, to: &str) -> Result<Program> {
+        let (host, port) = split(to)?;
+        let user = format!("--reuid={user}");
+        let python = programs::python();
+        let words = [&user, "--clear-groups", &python, "-c", programs::EVENT_LOOP, host, port];
+        self.start(Place::Agent, "setpriv", &words)
+    }
+
     /// A command to the daemon, shown with its answer.
     pub(super) fn control(&self, words: &[&str]) -> Result<()> {
         println!("   $ agent-enforcer {}", words.join(" "));

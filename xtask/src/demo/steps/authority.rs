@@ -22,6 +22,8 @@ use crate::{
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long a question may take to be listed.
 const QUESTION_LIMIT: Duration = Duration::from_secs(2);
+/// A user id of an agent.
+const AGENT_USER: u32 = 65_534;
 
 pub(super) fn unsigned_agent_is_refused(stage: &Stage, report: &mut Report) -> Result<()> {
     report.begin("an agent that needs a signed manifest: first it is not signed, then it is");
@@ -34,7 +36,7 @@ pub(super) fn unsigned_agent_is_refused(stage: &Stage, report: &mut Report) -> R
     stage.owner.sign(&manifest)?;
     stage.install_manifest(&manifest)?;
     let signed = stage.client_get(Place::Signed, CALENDAR)?;
-    let reason = text(&event, "reason");
+    let reason = why(&event);
     let (unsigned, signed) = (unsigned.last_line(), signed.last_line());
     report.end(
         "unsigned_agent_refused",
@@ -47,6 +49,12 @@ pub(super) fn unsigned_agent_is_refused(stage: &Stage, report: &mut Report) -> R
         ),
     );
     Ok(())
+}
+
+/// Why a call was denied: of an agent that may not wait, what is missing.
+fn why(event: &Value) -> String {
+    let reason = text(event, "reason");
+    if reason == "denied_on_miss" { text(event, "miss_reason") } else { reason }
 }
 
 fn write_manifest(stage: &Stage, file: &Path) -> Result<()> {
@@ -84,7 +92,7 @@ pub(super) fn tampered_executable_is_refused(stage: &Stage, report: &mut Report)
     let mark = mark(stage)?;
     let outcome = stage.tampered_client_get(CALENDAR)?;
     let event = show_call_event(stage, mark, &[("outcome", "denied"), ("agent", SIGNED_AGENT)])?;
-    let reason = text(&event, "reason");
+    let reason = why(&event);
     report.end(
         "tampered_executable_refused",
         "fails: software_not_approved",
@@ -100,7 +108,7 @@ pub(super) fn approval_is_given_while_an_event_loop_ticks(
 ) -> Result<()> {
     report.begin("a tool that needs a person's yes, called by an event loop");
     let mark = mark(stage)?;
-    let mut program = stage.start_event_loop(PRODUCTION)?;
+    let mut program = stage.start_event_loop_of_user(AGENT_USER, PRODUCTION)?;
     program.await_line("held for 100 ticks")?;
     stage.control(&["pending"])?;
     let question = wait::for_answer("the question to be listed", QUESTION_LIMIT, || {
@@ -115,12 +123,12 @@ pub(super) fn approval_is_given_while_an_event_loop_ticks(
     let approver = event.pointer("/approval/approver").and_then(Value::as_str).unwrap_or("nobody");
     report.end(
         "approval_while_event_loop_ticks",
-        "it ticks 100 times and more without a pause of 250 ms, then HTTP 200, approved by root",
+        "it ticks 100 times and more without a pause of 250 ms, then HTTP 200, approved by alice@example.com",
         format!("{done}, approved by {approver}"),
         Agreement(
             done.starts_with("done 200")
                 && super::forms::longest_pause_ms(&done) < 250
-                && approver == "root",
+                && approver == "alice@example.com",
         ),
     );
     Ok(())
@@ -157,7 +165,7 @@ pub(super) fn single_use_grant_is_spent(stage: &Stage, report: &mut Report) -> R
     let first = client.ask(TICKETS, ANSWER_LIMIT)?;
     let second = client.ask(TICKETS, ANSWER_LIMIT)?;
     let event = show_call_event(stage, mark, &[("outcome", "denied"), ("tool", "tickets")])?;
-    let why = text(&event, "miss_reason");
+    let why = why(&event);
     report.end(
         "single_use_grant_spent",
         "the token counts once (token_replayed); ok 200, then the call fails: grant_used_up",
