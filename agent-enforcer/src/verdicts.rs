@@ -3,10 +3,7 @@
 //! In: rulings, identities, compiled prefixes. Out: map entries, and the generation, flipped in
 //! one write after everything of it is loaded. Nothing here decides anything.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    io,
-};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use agent_enforcer_common::{
     NEVER_NS,
