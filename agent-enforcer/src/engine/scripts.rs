@@ -182,9 +182,8 @@ impl Engine {
                 tracing::info!(pid = process.pid, %error, why = why.word(), "a script is not verified");
                 self.conclude_unverified(&facts, process, why)
             }
-            (Subject::Executable, Ok(Found::Script(_)))
-            | (Subject::Path, Ok(Found::Hashed(_)))
-            | (Subject::Script { .. }, Ok(Found::Script(_))) => {
+            (Subject::Executable | Subject::Script { .. }, Ok(Found::Script(_)))
+            | (Subject::Path, Ok(Found::Hashed(_))) => {
                 tracing::error!(pid = process.pid, "a worker answered another question");
                 return;
             }
