@@ -212,7 +212,7 @@ mod tests {
 
     fn of(language: Language, line: &str) -> Result<String, &'static str> {
         let line: Vec<_> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-        script_of(language, &Arguments::all(line))
+        script_of(language, &Arguments::all(&line))
             .map(|path| path.to_string_lossy().into_owned())
             .map_err(Unverified::word)
     }
@@ -297,7 +297,7 @@ mod tests {
         ) {
             let bytes: Vec<_> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
             for grammar in &GRAMMARS {
-                if let Ok(path) = script_of(grammar.language, &Arguments::all(bytes.clone())) {
+                if let Ok(path) = script_of(grammar.language, &Arguments::all(&bytes)) {
                     let path = path.to_string_lossy().into_owned();
                     prop_assert!(words.iter().skip(1).any(|word| *word == path));
                 }
