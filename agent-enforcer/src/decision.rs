@@ -175,6 +175,27 @@ pub enum Unverified {
 }
 
 impl Unverified {
+    /// Every cause.
+    pub const ALL: [Self; 17] = [
+        Self::InlineCode,
+        Self::StdinCode,
+        Self::Module,
+        Self::LoadsCode,
+        Self::StartupFiles,
+        Self::UnknownOption,
+        Self::ArgumentsUnknown,
+        Self::ExecNotSeen,
+        Self::Descriptor,
+        Self::OwnMounts,
+        Self::Moved,
+        Self::ChangedAfterExec,
+        Self::ScriptUnreadable,
+        Self::NotAFile,
+        Self::ServedFile,
+        Self::Memfd,
+        Self::DeletedExecutable,
+    ];
+
     /// The word in events and views.
     pub const fn word(self) -> &'static str {
         match self {

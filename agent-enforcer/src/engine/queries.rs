@@ -16,7 +16,7 @@ use crate::{
         Authority, ControlError, ExplainQuestion, ExplainStep, ExplainTarget, Explanation,
         PendingView, Status,
     },
-    decision::instance_name,
+    decision::{Code, Process, instance_name},
     events::LostRecords,
     resolver::{
         grant::GrantState,
@@ -242,12 +242,8 @@ impl Engine {
         let instance = instance_name(facts.instance);
         let mut steps =
             vec![step("agent", format!("process is of agent {name}, instance {instance}"), true)];
-        let exe = self
-            .images
-            .get(&facts.exec)
-            .and_then(|image| image.process.exe.as_ref())
-            .map(|exe| exe.display().to_string())
-            .unwrap_or_default();
+        let exe = self.images.get(&facts.exec).map(|image| program(&image.process));
+        let exe = exe.unwrap_or_default();
         match identity {
             ImageStanding::Attested => {
                 let name =
@@ -325,6 +321,16 @@ impl Engine {
         };
         let remedy = telling.remedy().to_owned();
         Explanation { remedy, ..explanation(outcome, reason, destination, steps) }
+    }
+}
+
+/// The executable, and which code it runs.
+fn program(process: &Process) -> String {
+    let exe = process.exe.as_ref().map(|exe| exe.display().to_string()).unwrap_or_default();
+    match &process.code {
+        Code::Own => exe,
+        Code::Script(script) => format!("{exe} with {}", script.path.display()),
+        Code::Unverified(why) => format!("{exe} with unverified code ({})", why.word()),
     }
 }
 

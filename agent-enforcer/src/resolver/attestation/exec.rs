@@ -84,19 +84,17 @@ impl Arguments {
         let mut left = self.count;
         std::iter::from_fn(move || {
             left = left.checked_sub(1)?;
-            match whole.next().and_then(|argument| argument.split_last()) {
-                Some((_zero, argument)) => Some(Ok(argument)),
-                None => {
-                    left = 0;
-                    Some(Err(Unverified::ArgumentsUnknown))
-                }
+            if let Some((_zero, argument)) = whole.next().and_then(<[u8]>::split_last) {
+                return Some(Ok(argument));
             }
+            left = 0;
+            Some(Err(Unverified::ArgumentsUnknown))
         })
     }
 
     /// All of a list.
     #[cfg(test)]
-    pub(super) fn all(arguments: Vec<Vec<u8>>) -> Self {
+    pub(super) fn all(arguments: &[Vec<u8>]) -> Self {
         let count = arguments.len();
         let mut text = arguments.join(&0);
         text.push(0);
@@ -128,8 +126,8 @@ mod tests {
         #[test]
         fn any_text_is_read(text in proptest::collection::vec(any::<u8>(), 0..64), count in any::<u32>()) {
             let arguments = Arguments::read(&text, count);
-            let whole = arguments.iter().filter(Result::is_ok).count();
-            prop_assert!(whole <= text.iter().filter(|byte| **byte == 0).count());
+            let whole = arguments.iter().flatten().count();
+            prop_assert!(whole < text.split(|&byte| byte == 0).count());
             prop_assert!(arguments.iter().take(70).count() <= text.len() + 1);
         }
     }

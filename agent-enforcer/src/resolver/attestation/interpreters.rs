@@ -212,7 +212,7 @@ mod tests {
 
     fn of(language: Language, line: &str) -> Result<String, &'static str> {
         let line: Vec<_> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-        script_of(language, &Arguments::all(line))
+        script_of(language, &Arguments::all(&line))
             .map(|path| path.to_string_lossy().into_owned())
             .map_err(Unverified::word)
     }
@@ -278,6 +278,18 @@ mod tests {
         assert_eq!(language("/usr/bin/bashful"), None);
     }
 
+    #[test]
+    fn documentation_names_the_words() {
+        let documentation = include_str!("../../../../docs/manifests.md");
+        for why in Unverified::ALL {
+            let word = format!("`{}`", why.word());
+            assert!(
+                documentation.lines().any(|line| line.starts_with('|') && line.contains(&word)),
+                "{word}"
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn the_script_is_always_one_of_the_arguments(
@@ -285,7 +297,7 @@ mod tests {
         ) {
             let bytes: Vec<_> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
             for grammar in &GRAMMARS {
-                if let Ok(path) = script_of(grammar.language, &Arguments::all(bytes.clone())) {
+                if let Ok(path) = script_of(grammar.language, &Arguments::all(&bytes)) {
                     let path = path.to_string_lossy().into_owned();
                     prop_assert!(words.iter().skip(1).any(|word| *word == path));
                 }

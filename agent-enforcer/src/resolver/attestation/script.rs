@@ -73,12 +73,12 @@ impl ScriptSearch {
         if !same_start(stat.start_ns(), self.start_ns) {
             return Err(Unverified::ScriptUnreadable);
         }
-        let mut start = |link, place| beginning(&proc, &process, link, place, &mut buffer);
-        let root = start(c"root", self.seen.root)?;
+        let mut begin = |link, place| beginning(&proc, &process, link, place, &mut buffer);
+        let root = begin(c"root", self.seen.root)?;
         let directory = if self.path.is_absolute() {
             root.try_clone().map_err(unreadable)?
         } else {
-            start(c"cwd", self.seen.directory)?
+            begin(c"cwd", self.seen.directory)?
         };
         // Last: who has left mounts that are the host's does not come back.
         let mounts = process.link("ns/mnt").map_err(|_gone| Unverified::ScriptUnreadable)?;

@@ -23,7 +23,7 @@ fn search(process: &Running, path: &str) -> ScriptSearch {
     let mounts = mounts.to_str().unwrap().trim_start_matches("mnt:[").trim_end_matches(']');
     let seen = ExecFacts {
         time_ns: now_ns(),
-        arguments: Arguments::all(Vec::new()),
+        arguments: Arguments::all(&[]),
         directory: place(&format!("/proc/{pid}/cwd")),
         root: place(&format!("/proc/{pid}/root")),
         mounts: mounts.parse().unwrap(),
@@ -55,6 +55,10 @@ impl Stage {
 
     fn path(&self, name: &str) -> String {
         self.directory.path().join(name).display().to_string()
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.path(from), self.path(to)).unwrap();
     }
 
     fn find(&self, path: &str) -> Result<PathBuf, &'static str> {
@@ -103,17 +107,14 @@ fn process_that_has_left_is_noticed() {
 
 #[test]
 fn whatever_was_changed_since_is_noticed() {
-    let rename = |stage: &Stage, from: &str, to: &str| {
-        fs::rename(stage.path(from), stage.path(to)).unwrap();
-    };
-    let changes: [(&str, &str, fn(&Stage, &dyn Fn(&Stage, &str, &str))); 4] = [
-        ("bin/x", "written", |stage, _| fs::write(stage.path("bin/x"), "x").unwrap()),
-        ("bin/x", "renamed", |stage, rename| rename(stage, "other/x", "bin/x")),
-        ("bin/x", "directory", |stage, rename| {
-            rename(stage, "bin", "gone");
-            rename(stage, "other", "bin");
+    let changes: [(&str, &str, fn(&Stage)); 4] = [
+        ("bin/x", "written", |stage| fs::write(stage.path("bin/x"), "x").unwrap()),
+        ("bin/x", "renamed", |stage| stage.rename("other/x", "bin/x")),
+        ("bin/x", "directory", |stage| {
+            stage.rename("bin", "gone");
+            stage.rename("other", "bin");
         }),
-        ("bin/link", "link", |stage, _| {
+        ("bin/link", "link", |stage| {
             fs::remove_file(stage.path("bin/link")).unwrap();
             symlink("../other/x", stage.path("bin/link")).unwrap();
         }),
@@ -122,7 +123,7 @@ fn whatever_was_changed_since_is_noticed() {
         let stage = Stage::new();
         let before = search(&stage.process, &stage.path(script));
         assert!(found(&before).is_ok(), "{what}");
-        change(&stage, &rename);
+        change(&stage);
         assert_eq!(found(&before), Err("changed_after_exec"), "{what}");
     }
     // A new file beside it is no change.

@@ -21,11 +21,11 @@ fn executable(path: &Path) -> Work {
 fn start(limits: WorkerLimits, hasher: Box<Hasher>) -> (HashWorkers<u32>, Results) {
     let (sender, results) = channel();
     let deliver = move |context, result: Result<Found, DigestError>| {
-        let hashed = result.map(|found| match found {
-            Found::Hashed(hashed) => hashed,
+        let digest = result.map(|found| match found {
+            Found::Hashed(digest) => digest,
             Found::Script(_) => panic!("nothing was looked for"),
         });
-        sender.send((context, hashed)).unwrap();
+        sender.send((context, digest)).unwrap();
     };
     (HashWorkers::start_with(limits, hasher, deliver).unwrap(), results)
 }
