@@ -8,7 +8,8 @@ use core::ffi::c_void;
 
 use agent_enforcer_common::{
     config::StateWord,
-    id::{GrantId, RequestId},
+    id::{GrantId, InstanceId, RequestId},
+    peer::FoundSocket,
     reason::Reason,
     record::Counter,
     verdict::VerdictKey,
@@ -17,7 +18,8 @@ use aya_ebpf::helpers::generated::bpf_loop;
 
 use crate::{
     decide::{Answer, Permit, Purpose, Refusal, look_up},
-    maps::{counters, instances, state, verdicts},
+    kernel::sock::UnixName,
+    maps::{counters, found, instances, state, verdicts},
     report::{self, Case},
     settings,
 };
@@ -101,24 +103,30 @@ struct Watch {
 /// already wait (each keeps a CPU busy that the daemon may need).
 #[inline(always)]
 pub(crate) fn wait<const CURRENT: bool>(case: &Case<CURRENT>) -> bool {
-    let limits = settings::limits();
-    if limits.wait_turns == 0 {
-        return false;
-    }
-    let waiting = state::fetch_add(StateWord::Waiters, 1);
     let mut watch = Watch {
         key: VerdictKey { exec: case.tag.exec, destination: case.destination },
         answered: false,
     };
+    poll(watch_one, (&raw mut watch).cast());
+    watch.answered
+}
+
+/// Calls `look` until it returns 1, within the budget.
+#[inline(always)]
+fn poll(look: extern "C" fn(u64, *mut c_void) -> u64, context: *mut c_void) {
+    let limits = settings::limits();
+    if limits.wait_turns == 0 {
+        return;
+    }
+    let waiting = state::fetch_add(StateWord::Waiters, 1);
     if waiting < u64::from(limits.waiters) {
-        // SAFETY: the callback has the signature that the helper demands (5.17), and `watch`
-        // outlives it.
+        // SAFETY: the callback has the signature that the helper demands (5.17), and the caller's
+        // context outlives it.
         unsafe {
-            bpf_loop(limits.wait_turns, watch_one as *mut c_void, (&raw mut watch).cast(), 0);
+            bpf_loop(limits.wait_turns, look as *mut c_void, context, 0);
         }
     }
     state::subtract(StateWord::Waiters, 1);
-    watch.answered
 }
 
 /// One look. Returns 1 to stop.
@@ -128,4 +136,47 @@ extern "C" fn watch_one(_turn: u64, context: *mut c_void) -> u64 {
     let mut permit = Permit::NONE;
     watch.answered = verdicts::exact(&watch.key, state::generation(), &mut permit).is_some();
     u64::from(watch.answered)
+}
+
+/// What the daemon says of a path.
+pub(crate) enum Path {
+    Found(FoundSocket),
+    /// It has not said it yet.
+    Open,
+    /// It could not be asked: the call is denied.
+    Refused(Reason),
+}
+
+struct PathWatch {
+    token: u64,
+    found: FoundSocket,
+}
+
+/// Asks where a path leads that the current thread has called, and waits for the answer.
+#[inline(always)]
+pub(crate) fn ask_path(instance: InstanceId, name: UnixName) -> Path {
+    let now_ns = report::now_ns();
+    if !state::daemon_alive(now_ns) {
+        return Path::Refused(Reason::DaemonDown);
+    }
+    if !instances::may_ask(instance, now_ns) {
+        return Path::Refused(Reason::RateLimited);
+    }
+    let found = FoundSocket { token: 0, inode: 0, device: 0, state: 0 };
+    let mut watch = PathWatch { token: state::next_id(), found };
+    if !report::path(watch.token, name) {
+        return Path::Refused(Reason::RingFull);
+    }
+    poll(watch_path, (&raw mut watch).cast());
+    found::remove(watch.token);
+    if watch.found.state == 0 { Path::Open } else { Path::Found(watch.found) }
+}
+
+/// As [`watch_one`].
+extern "C" fn watch_path(_turn: u64, context: *mut c_void) -> u64 {
+    // SAFETY: the context is the caller's `PathWatch`.
+    let watch = unsafe { &mut *context.cast::<PathWatch>() };
+    let Some(found) = found::get(watch.token) else { return 0 };
+    watch.found = found;
+    1
 }

@@ -57,8 +57,6 @@ pub fn guard_offsets() -> Result<GuardOffsets, BtfError> {
         proc_inode_pid: field("proc_inode", "pid")?,
         proc_inode_sysctl: field("proc_inode", "sysctl")?,
         proc_inode_vfs_inode: field("proc_inode", "vfs_inode")?,
-        pid_tasks: field("pid", "tasks")?,
-        task_pid_links: field("task_struct", "pid_links")?,
         dentry_d_parent: field("dentry", "d_parent")?,
         dentry_d_inode: field("dentry", "d_inode")?,
         dentry_d_sb: field("dentry", "d_sb")?,
@@ -166,6 +164,16 @@ fn offsets_from(path: &Path) -> Result<Offsets, BtfError> {
             (Ok(info), Ok(status)) => info + status,
             (Err(_), _) | (_, Err(_)) => 0,
         },
+        pid_tasks: field("pid", "tasks")?,
+        task_pid_links: field("task_struct", "pid_links")?,
+        sock_peer_pid: field("sock", "sk_peer_pid")?,
+        sock_node: field("sock_common", "skc_node")?,
+        net_unix_buckets: field("net", "unx")?
+            + field("netns_unix", "table")?
+            + field("unix_table", "buckets")?,
+        call_sk: field("bpf_sock_addr_kern", "sk")?,
+        call_address: field("bpf_sock_addr_kern", "uaddr")?,
+        call_address_length: field("bpf_sock_addr_kern", "uaddrlen").unwrap_or_default(),
     })
 }
 
