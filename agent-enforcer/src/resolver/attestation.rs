@@ -8,6 +8,7 @@
 
 pub mod adopt;
 pub mod cgroups;
+pub mod called_path;
 pub mod digest;
 pub mod executables;
 pub mod process;
