@@ -15,6 +15,8 @@ use std::{
     thread,
 };
 
+use crate::{Op, Probe, Reply, Trick};
+
 /// A server that lives as long as the test's process.
 #[derive(Debug, Clone, Default)]
 pub struct UnixServer {
@@ -98,4 +100,21 @@ pub fn abstract_name(text: &str) -> Vec<u8> {
 fn name(bytes: &[u8]) -> Vec<u8> {
     let family = u16::try_from(libc::AF_UNIX).expect("a small number");
     [&family.to_ne_bytes(), bytes].concat()
+}
+
+/// Gives an agent a new unix socket, `u`.
+pub fn socket(agent: &mut Probe, kind: i32) {
+    let op = Op::Socket { name: "u".to_owned(), domain: libc::AF_UNIX, kind, protocol: 0 };
+    assert!(agent.run(op).is_ok());
+}
+
+/// Connects `u` to a `sockaddr_un`.
+pub fn connect_op(peer: Vec<u8>) -> Op {
+    Trick::ConnectBytes { name: "u".to_owned(), peer }.into()
+}
+
+/// Connects a new stream, `u`.
+pub fn connect(agent: &mut Probe, peer: Vec<u8>) -> Reply {
+    socket(agent, libc::SOCK_STREAM);
+    agent.run(connect_op(peer))
 }

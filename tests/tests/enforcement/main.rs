@@ -29,4 +29,5 @@ mod sockets;
 mod stalls;
 mod tallies;
 mod tokens;
+mod unix;
 mod via;
