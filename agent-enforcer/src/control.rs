@@ -213,7 +213,7 @@ pub struct GrantView {
     pub max_uses: Option<u32>,
     /// How many it has admitted (counted only where `max_uses` is set).
     pub uses: u32,
-    /// `live`, or why it admits no call (docs/grants.md).
+    /// `live`, or why it admits no call (docs/reasons.md).
     pub state: String,
     /// Who issued the token that it came of; `None`: root of this host issued it.
     pub issuer: Option<String>,

@@ -3,7 +3,7 @@
 //! In: rulings, identities, compiled prefixes. Out: map entries, and the generation, flipped in
 //! one write after everything of it is loaded. Nothing here decides anything.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use agent_enforcer_common::{
     NEVER_NS,
@@ -68,6 +68,10 @@ pub struct Verdicts {
     state: Array<MapData, u64>,
     generation: Generation,
     prefixes: Vec<Key<PrefixKey>>,
+    /// As the policy has them.
+    profiles: BTreeMap<AgentId, AgentProfile>,
+    /// Agents whose calls are asked for, whatever their profile says (`Compiled::asked`).
+    asked: BTreeSet<AgentId>,
 }
 
 impl Verdicts {
@@ -81,7 +85,8 @@ impl Verdicts {
             .keys()
             .collect::<Result<_, _>>()
             .map_err(|source| VerdictError { what: "read", map: names::PREFIXES, source })?;
-        Ok(Self { maps, state, generation, prefixes })
+        let (profiles, asked) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self { maps, state, generation, prefixes, profiles, asked })
     }
 
     /// The generation in force.
@@ -235,7 +240,8 @@ impl Verdicts {
             .is_some_and(|verdict| verdict.flags & VERDICT_ONCE != 0)
     }
 
-    /// Loads the profiles of a policy; agents that are not in it are denied everything.
+    /// Loads the profiles of a policy; agents that are not in it are denied everything. Those that are
+    /// asked about stay so until the next [`Self::load`].
     pub fn load_profiles<'a>(
         &mut self,
         policy: &Policy,
@@ -244,9 +250,10 @@ impl Verdicts {
         let failed = |what| move |source| VerdictError { what, map: names::PROFILES, source };
         let mut gone: HashSet<AgentId> =
             self.maps.profiles.keys().collect::<Result<_, _>>().map_err(failed("read"))?;
-        for (id, agent) in agents {
-            gone.remove(&id);
-            self.maps.profiles.insert(id, profile(policy, agent), 0).map_err(failed("write"))?;
+        self.profiles = agents.map(|(id, agent)| (id, profile(policy, agent))).collect();
+        for (id, profile) in &self.profiles {
+            gone.remove(id);
+            Self::write_profile(&mut self.maps, *id, profile, &self.asked)?;
         }
         for id in gone {
             self.maps.profiles.remove(&id).map_err(failed("write"))?;
@@ -254,10 +261,36 @@ impl Verdicts {
         Ok(())
     }
 
+    /// Writes an agent's profile, which asks if the agent is one of `asked`.
+    fn write_profile(
+        maps: &mut VerdictMaps,
+        id: AgentId,
+        profile: &AgentProfile,
+        asked: &BTreeSet<AgentId>,
+    ) -> Result<(), VerdictError> {
+        let left = if asked.contains(&id) { !PROFILE_DENY_ON_MISS } else { !0 };
+        let profile = AgentProfile { flags: profile.flags & left, ..*profile };
+        let failed = |source| VerdictError { what: "write", map: names::PROFILES, source };
+        maps.profiles.insert(id, profile, 0).map_err(failed)
+    }
+
+    /// Puts in force about which agents the kernel side asks although they may not wait. Before the
+    /// generation that needs it: to ask for more than that is no harm, the daemon denies as it would.
+    fn ask_about(&mut self, asked: &BTreeSet<AgentId>) -> Result<(), VerdictError> {
+        for id in self.asked.symmetric_difference(asked) {
+            if let Some(profile) = self.profiles.get(id) {
+                Self::write_profile(&mut self.maps, *id, profile, asked)?;
+            }
+        }
+        self.asked.clone_from(asked);
+        Ok(())
+    }
+
     /// Loads compiled prefixes under the next generation and puts it in force in one write. On an
     /// error the generation before stays in force, whole.
     pub fn load(&mut self, compiled: &Compiled) -> Result<Generation, VerdictError> {
         let failed = |source| VerdictError { what: "write", map: names::PREFIXES, source };
+        self.ask_about(&compiled.asked)?;
         let next = Generation::new(self.generation.get() + 1);
         let mut loaded = Vec::with_capacity(compiled.prefixes.len());
         for prefix in &compiled.prefixes {

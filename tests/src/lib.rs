@@ -32,6 +32,6 @@ pub use events::Event;
 pub use host::{GrantRequest, HostBuilder, TestHost};
 pub use probe::{Probe, Ticket};
 pub use script::{ForkKind, Op, Reply};
-pub use signatory::{Signatory, unsigned_manifest};
 pub use servers::{Arrival, Servers, What};
+pub use signatory::{Signatory, unsigned_manifest};
 pub use trick::{Trick, Word};

@@ -8,7 +8,7 @@ use std::{
     fs::{self, File},
     io::ErrorKind,
     os::unix::{net::UnixDatagram, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -67,6 +67,13 @@ impl Daemon {
         };
         fs::write(daemon.policy.join("policy.yaml"), policy).context("can't write the policy")?;
         Ok(daemon)
+    }
+
+    /// Copies a file into its policy directory; it is read with the next reload.
+    pub(crate) fn add_to_policy(&self, name: &str, file: &Path) -> Result<()> {
+        fs::copy(file, self.policy.join(name))
+            .with_context(|| format!("can't copy {}", file.display()))?;
+        Ok(())
     }
 
     /// Starts it and waits until it says that it enforces; returns how long that took.

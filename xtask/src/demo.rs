@@ -8,6 +8,7 @@
 mod policy;
 mod programs;
 mod report;
+mod signatures;
 mod stage;
 mod steps;
 

@@ -96,5 +96,10 @@ fn join_namespace(path: &Path) -> Result<()> {
 }
 
 fn myself() -> Result<Command> {
-    Ok(Command::new(std::env::current_exe().context("can't find this program's own file")?))
+    Ok(Command::new(own_program()?))
+}
+
+/// The file of this program.
+pub(crate) fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().context("can't find this program's own file")
 }

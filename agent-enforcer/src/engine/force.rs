@@ -17,7 +17,7 @@ use crate::{
     resolver::{
         attestation::executables::resolve,
         grant::{Grant, GrantState, Moment, NewGrant, check_spec, check_token},
-        policy::{Compiled, Policy, SelectorPlan, compile},
+        policy::{Policy, SelectorPlan, compile},
     },
     verdicts::VerdictError,
 };
@@ -60,11 +60,10 @@ impl Engine {
     fn load_generation(&mut self) -> Result<(), VerdictError> {
         let now_ns = self.clock.now_ns();
         let ids = &self.agent_ids;
-        let Compiled { prefixes, next_change_ns } =
-            compile(&self.policy, &self.grants, |name| ids.get(name).copied(), now_ns);
-        self.verdicts.load(&Compiled { prefixes, next_change_ns })?;
+        let compiled = compile(&self.policy, &self.grants, |name| ids.get(name).copied(), now_ns);
+        self.verdicts.load(&compiled)?;
         self.tallies.retire_all(self.clock.now_ns());
-        self.next_compile_ns = next_change_ns;
+        self.next_compile_ns = compiled.next_change_ns;
         Ok(())
     }
 

@@ -93,6 +93,11 @@ impl Program {
         Ok(Self { child, input, lines: Lines::of(reader), seen: Vec::new() })
     }
 
+    /// Its process id: what was started became the program.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Tells it one line and awaits one in return; silence is an answer, too.
     pub(super) fn ask(&mut self, line: &str, limit: Duration) -> Result<String> {
         println!("   > {line}");

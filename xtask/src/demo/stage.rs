@@ -3,14 +3,20 @@
 //! In: the daemon's program. Out: a place to run agents in. Fields are dropped in their order:
 //! agents end first, then the daemon and its enforcement, then what they ran in.
 
-use std::path::PathBuf;
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::{
-    policy,
+    policy::{self, World},
     programs::{self, Program},
+    signatures::Signatory,
 };
 use crate::{
     daemon::Daemon,
@@ -21,12 +27,17 @@ use crate::{
 pub(super) struct Stage {
     _servers: Program,
     pub(super) daemon: Daemon,
+    /// Signs manifests.
+    pub(super) owner: Signatory,
+    /// Signs grants.
+    pub(super) broker: Signatory,
     agent: Cgroup,
+    signed: Cgroup,
     other: Cgroup,
     _cgroup: Cgroup,
     agents_side: Namespace,
     _tools_side: Namespace,
-    _folder: Folder,
+    folder: Folder,
 }
 
 /// Where a program runs.
@@ -34,6 +45,8 @@ pub(super) struct Stage {
 pub(super) enum Place {
     /// In the agent's cgroup.
     Agent,
+    /// In the cgroup of the agent that needs signatures.
+    Signed,
     /// In a cgroup that is no agent's.
     Host,
 }
@@ -62,20 +75,32 @@ impl Stage {
         agents_side.connect(policy::AGENT_SIDE, &tools_side, policy::TOOL_SIDE)?;
         let cgroup = Cgroup::create(&name)?;
         let agent = cgroup.child("agent")?;
+        let signed = cgroup.child("signed")?;
         let other = cgroup.child("host")?;
-        let yaml = policy::yaml(agent.selector_path());
+        let owner = Signatory::create(&program, &folder, "owner")?;
+        let broker = Signatory::create(&program, &folder, "broker")?;
+        let yaml = policy::yaml(&World {
+            agent_cgroup: agent.selector_path(),
+            signed_cgroup: signed.selector_path(),
+            owner: owner.public_key(),
+            broker: broker.public_key(),
+        });
         println!("\nthe policy:\n{yaml}");
-        let daemon = Daemon::prepare(program, &folder, &yaml, &[])?;
+        let options = ["--audience", policy::AUDIENCE].map(OsStr::new);
+        let daemon = Daemon::prepare(program, &folder, &yaml, &options)?;
         let servers = start_servers(&other, &tools_side)?;
         Ok(Self {
             _servers: servers,
             daemon,
+            owner,
+            broker,
             agent,
+            signed,
             other,
             _cgroup: cgroup,
             agents_side,
             _tools_side: tools_side,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -89,17 +114,38 @@ impl Stage {
     }
 
     /// Starts the Rust client.
-    pub(super) fn start_client(&self, verb: &str, to: &str) -> Result<Program> {
-        let mut command = host::verb_in(&self.agent, &self.agents_side, "__client")?;
+    pub(super) fn start_client(&self, place: Place, verb: &str, to: &str) -> Result<Program> {
+        let mut command = host::verb_in(self.cgroup(place), &self.agents_side, "__client")?;
         command.args([verb, to]);
-        Program::start(command, &format!("rust-client {verb} {to}   # the agent"))
+        Program::start(command, &format!("rust-client {verb} {to}   # {}", describe(place)))
     }
 
     /// Starts a Rust client that makes one call after the other.
-    pub(super) fn start_obedient(&self) -> Result<Program> {
-        let mut command = host::verb_in(&self.agent, &self.agents_side, "__client")?;
+    pub(super) fn start_obedient(&self, place: Place) -> Result<Program> {
+        let mut command = host::verb_in(self.cgroup(place), &self.agents_side, "__client")?;
         command.arg("obey");
-        Program::start(command, "rust-client obey   # the agent, one call for each line")
+        let place = describe(place);
+        Program::start(command, &format!("rust-client obey   # {place}, one call for each line"))
+    }
+
+    /// The Rust client with a byte more than it should have, to a tool, until its end.
+    pub(super) fn tampered_client_get(&self, to: &str) -> Result<Outcome> {
+        let client = self.folder.file("rust-client");
+        fs::copy(host::own_program()?, &client).context("can't copy the client")?;
+        File::options().append(true).open(&client)?.write_all(b"x")?;
+        let client = client.to_string_lossy().into_owned();
+        finish(self.start(Place::Signed, &client, &["__client", "get", to])?)
+    }
+
+    /// Puts a manifest beside the policy, and the policy in force.
+    pub(super) fn install_manifest(&self, manifest: &Path) -> Result<()> {
+        self.daemon.add_to_policy("demo-signed.json", manifest)?;
+        self.control(&["policy", "reload"])
+    }
+
+    /// A file of the demo.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.file(name)
     }
 
     /// curl to a tool, until its end.
@@ -115,8 +161,8 @@ impl Stage {
     }
 
     /// The Rust client to a tool, until its end.
-    pub(super) fn client_get(&self, to: &str) -> Result<Outcome> {
-        finish(self.start_client("get", to)?)
+    pub(super) fn client_get(&self, place: Place, to: &str) -> Result<Outcome> {
+        finish(self.start_client(place, "get", to)?)
     }
 
     /// A datagram to a tool and back, until its end.
@@ -169,6 +215,7 @@ impl Stage {
     fn cgroup(&self, place: Place) -> &Cgroup {
         match place {
             Place::Agent => &self.agent,
+            Place::Signed => &self.signed,
             Place::Host => &self.other,
         }
     }
@@ -196,6 +243,7 @@ fn start_servers(cgroup: &Cgroup, namespace: &Namespace) -> Result<Program> {
 fn describe(place: Place) -> &'static str {
     match place {
         Place::Agent => "the agent",
+        Place::Signed => "the agent that needs signatures",
         Place::Host => "a host process",
     }
 }

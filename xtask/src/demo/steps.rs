@@ -3,6 +3,7 @@
 //! In: the stage. Out: steps in the report. A step that goes otherwise than expected is noted and
 //! the demo goes on; only what makes going on senseless is an error.
 
+mod authority;
 mod basics;
 mod endings;
 mod forms;
@@ -32,6 +33,12 @@ pub(super) fn play(stage: &mut Stage, report: &mut Report) -> Result<()> {
     forms::mapped_address_is_the_same_peer(stage, report)?;
     forms::datagrams(stage, report)?;
     forms::ipv6(stage, report)?;
+    authority::unsigned_agent_is_refused(stage, report)?;
+    authority::tampered_executable_is_refused(stage, report)?;
+    authority::approval_is_given_while_an_event_loop_ticks(stage, report)?;
+    authority::single_use_grant_is_spent(stage, report)?;
+    authority::child_grant_is_narrower_than_its_parent(stage, report)?;
+    authority::explain_shows_each_operand(stage, report)?;
     endings::expiry_cuts_the_live_flow_and_new_calls(stage, report)?;
     endings::events_tell_the_story(stage, report)?;
     endings::stopped_daemon_leaves_enforcement(stage, report)?;

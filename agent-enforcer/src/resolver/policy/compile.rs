@@ -39,6 +39,9 @@ const NO_PORT: PortRange = PortRange { first: 0, last: 0 };
 pub struct Compiled {
     /// The prefixes, grouped by scope; none twice.
     pub prefixes: Vec<ScopedPrefix>,
+    /// Agents with live grants that the prefixes don't tell: what has no prefix is asked for, even
+    /// where the agent may not wait.
+    pub asked: BTreeSet<AgentId>,
     /// When a grant begins that is not in the tables yet, ns of `CLOCK_BOOTTIME`: compile again
     /// then. `NEVER_NS` for none. Expiry needs no new tables: the kernel side sees to it.
     pub next_change_ns: u64,
@@ -92,7 +95,10 @@ pub fn compile(
         (grant.state(now_ns) == GrantState::NotYetValid).then_some(grant.not_before_ns)
     };
     let next_change_ns = grants.iter().filter_map(begins).min().unwrap_or(NEVER_NS);
-    Compiled { prefixes, next_change_ns }
+    let untold = |grant: &&Grant| grant.is_counted() || !grant.scope.locations.is_empty();
+    let live = grants.iter().filter(|grant| grant.state(now_ns) == GrantState::Live);
+    let asked = live.filter(untold).filter_map(|grant| agent_id(&grant.subject.agent)).collect();
+    Compiled { prefixes, asked, next_change_ns }
 }
 
 type OfInstances<'a> = BTreeMap<InstanceId, Vec<Entitlement<'a>>>;

@@ -72,7 +72,7 @@ fn every_message_is_one_line_without_control_characters() {
 #[test]
 fn examples_are_valid_together_and_their_normal_form_says_the_same() {
     let policy = Policy::load(&policies().join("examples")).unwrap();
-    assert_eq!((policy.tools().len(), policy.agents().len()), (11, 5));
+    assert_eq!((policy.tools().len(), policy.agents().len()), (13, 6));
     let basics = policy.tool_named("host-basics").unwrap().id;
     assert!(policy.agents().iter().all(|agent| agent.stands(basics)));
     let normal = policy.to_yaml();

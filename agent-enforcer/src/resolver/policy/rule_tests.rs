@@ -268,7 +268,10 @@ fn explains_every_step_as_far_as_the_decision_went() {
         steps.iter().map(|(word, holds)| ((*word).to_owned(), *holds)).collect()
     };
     assert_eq!(words(&[], "192.0.2.9:1"), expected(&[("manifest", true), ("tool", false)]));
-    assert_eq!(words(&[], "192.0.2.9:443"), expected(&[("manifest", true), ("tool", true), ("approved", false)]));
+    assert_eq!(
+        words(&[], "192.0.2.9:443"),
+        expected(&[("manifest", true), ("tool", true), ("approved", false)])
+    );
     let granted = [("manifest", true), ("tool", true), ("approved", true), ("grant", true)];
     assert_eq!(words(&[], "192.0.2.53:53"), expected(&granted));
     let live = [grant(1, "bot", &["mail"], 0, 100)];

@@ -30,7 +30,7 @@ pub(super) fn expiry_cuts_the_live_flow_and_new_calls(
     let mark_cut = mark(stage)?;
     stage.grant("archive", "2s")?;
     let granted = Instant::now();
-    let mut flow = stage.start_client("flow", ARCHIVE)?;
+    let mut flow = stage.start_client(Place::Agent, "flow", ARCHIVE)?;
     flow.await_line("echo")?;
     let cut = flow.await_line("cut")?;
     let after = granted.elapsed();
@@ -44,7 +44,7 @@ pub(super) fn expiry_cuts_the_live_flow_and_new_calls(
     );
 
     report.begin("a new call after the expiry");
-    let denied = stage.client_get(ARCHIVE)?;
+    let denied = stage.client_get(Place::Agent, ARCHIVE)?;
     let event = show_call_event(stage, mark_cut, &[("outcome", "denied"), ("tool", "archive")])?;
     report.end(
         "expiry_denies_new_calls",
@@ -91,7 +91,7 @@ pub(super) fn stopped_daemon_leaves_enforcement(
     report: &mut Report,
 ) -> Result<()> {
     report.begin("the daemon is stopped while an agent is running");
-    let mut agent = stage.start_obedient()?;
+    let mut agent = stage.start_obedient(Place::Agent)?;
     agent.ask(TICKETS, STALE_LIMIT)?;
     let pid = stage.daemon.pid()?;
     println!("   $ kill -TERM {pid}");
@@ -100,7 +100,7 @@ pub(super) fn stopped_daemon_leaves_enforcement(
     let begin = Instant::now();
     let ungranted = agent.ask(ARCHIVE, STALE_LIMIT)?;
     // A program that nobody has attested gets nothing, whatever is granted.
-    let new = stage.client_get(TICKETS)?;
+    let new = stage.client_get(Place::Agent, TICKETS)?;
     let took = begin.elapsed();
     drop(agent);
     let host = curl_result(&stage.curl(Place::Host, STRANGER)?);

@@ -6,7 +6,7 @@ use super::{mark, show_call_event, text};
 use crate::demo::{
     policy::{ARCHIVE, CALENDAR, METRICS, METRICS_V6, TICKETS_MAPPED},
     report::{Agreement, Report},
-    stage::{Stage, finish},
+    stage::{Place, Stage, finish},
 };
 
 pub(super) fn event_loop_is_held_while_it_ticks(stage: &Stage, report: &mut Report) -> Result<()> {
@@ -28,7 +28,7 @@ pub(super) fn event_loop_is_held_while_it_ticks(stage: &Stage, report: &mut Repo
 
 pub(super) fn mapped_address_is_the_same_peer(stage: &Stage, report: &mut Report) -> Result<()> {
     report.begin("the granted tool's IPv4 address, written as IPv4-mapped IPv6 (a Rust client)");
-    let outcome = stage.client_get(TICKETS_MAPPED)?;
+    let outcome = stage.client_get(Place::Agent, TICKETS_MAPPED)?;
     let ok = outcome.last_line().starts_with("ok 200");
     report.end("mapped_address_is_same_peer", "ok 200", outcome.last_line(), Agreement(ok));
     Ok(())
@@ -63,7 +63,7 @@ pub(super) fn datagrams(stage: &Stage, report: &mut Report) -> Result<()> {
 pub(super) fn ipv6(stage: &Stage, report: &mut Report) -> Result<()> {
     report.begin("the agent (a Rust client) calls a tool over IPv6 without a grant");
     let mark_denied = mark(stage)?;
-    let denied = stage.client_get(ARCHIVE)?;
+    let denied = stage.client_get(Place::Agent, ARCHIVE)?;
     let event = show_call_event(stage, mark_denied, &[("outcome", "denied"), ("tool", "archive")])?;
     report.end(
         "ipv6_denied_without_grant",
@@ -74,7 +74,7 @@ pub(super) fn ipv6(stage: &Stage, report: &mut Report) -> Result<()> {
 
     report.begin("the same call with a grant");
     let grant = stage.grant("archive", "10m")?;
-    let allowed = stage.client_get(ARCHIVE)?;
+    let allowed = stage.client_get(Place::Agent, ARCHIVE)?;
     // Taken back, so that the next steps find the tool without a grant.
     let id = super::string_of(&grant, "id")?;
     stage.control(&["grant", "revoke", id, "--reason", "the step is over"])?;
@@ -84,7 +84,7 @@ pub(super) fn ipv6(stage: &Stage, report: &mut Report) -> Result<()> {
 }
 
 /// N of `..., longest pause N ms`.
-fn longest_pause_ms(line: &str) -> u64 {
+pub(super) fn longest_pause_ms(line: &str) -> u64 {
     let number = line.rsplit_once("longest pause ").and_then(|(_, rest)| rest.split(' ').next());
     number.and_then(|number| number.parse().ok()).unwrap_or(u64::MAX)
 }
