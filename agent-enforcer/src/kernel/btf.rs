@@ -49,6 +49,13 @@ pub fn offsets() -> Result<Offsets, BtfError> {
     offsets_from(Path::new(VMLINUX))
 }
 
+/// Whether the kernel has cgroup hooks for unix sockets. Where its types can't be read it has none: that
+/// is told for itself.
+pub fn has_unix_hooks() -> bool {
+    let length = |btf: Btf| field_offset(&btf, "bpf_sock_addr_kern", "uaddrlen");
+    open(Path::new(VMLINUX)).ok().and_then(length).is_some()
+}
+
 /// What the hooks of self-protection need of the running kernel.
 pub fn guard_offsets() -> Result<GuardOffsets, BtfError> {
     let btf = open(Path::new(VMLINUX))?;
