@@ -93,6 +93,8 @@ pub enum PathState {
     Nothing = 2,
     /// The daemon can't tell.
     Unknown = 3,
+    /// No path at all: the question of this number is open, so that its caller waits no longer.
+    Open = 4,
 }
 
 /// Value of the table of paths that were asked about.

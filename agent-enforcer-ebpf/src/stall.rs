@@ -27,11 +27,18 @@ use crate::{
 /// A question that was not answered for so long is asked again, ns.
 pub(crate) const ASK_AGAIN_NS: u64 = 1_000_000_000;
 
+/// How many times longer a call waits that fails where no answer comes.
+const LONG_WAIT: u32 = 64;
+/// `BPF_MAX_LOOPS` (include/linux/bpf.h).
+const MOST_TURNS: u32 = 1 << 23;
+
 /// Whether the hook may spin for the answer: not for a packet that may be sent from a timer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
     Wait,
     Ask,
+    /// A call that can be neither held nor stopped: until the daemon says that somebody has to decide.
+    UntilOpen,
 }
 
 /// What came of asking.
@@ -59,7 +66,12 @@ pub(crate) fn ask<const CURRENT: bool>(
         Ok(request) => request,
         Err(reason) => return Asked::Refused(reason),
     };
-    if patience == Patience::Ask || !wait(case) {
+    let answered = match patience {
+        Patience::Ask => false,
+        Patience::Wait => wait(case),
+        Patience::UntilOpen => wait_until_open(case, request),
+    };
+    if !answered {
         return Asked::Open(request);
     }
     match look_up(case, purpose) {
@@ -103,30 +115,81 @@ struct Watch {
 /// already wait (each keeps a CPU busy that the daemon may need).
 #[inline(always)]
 pub(crate) fn wait<const CURRENT: bool>(case: &Case<CURRENT>) -> bool {
-    let mut watch = Watch {
-        key: VerdictKey { exec: case.tag.exec, destination: case.destination },
-        answered: false,
-    };
-    poll(watch_one, (&raw mut watch).cast());
+    let mut watch = Watch::of(case);
+    let turns = settings::limits().wait_turns;
+    poll(watch_one, (&raw mut watch).cast(), Turns { alone: turns, beside_others: 0 });
     watch.answered
+}
+
+impl Watch {
+    #[inline(always)]
+    const fn of<const CURRENT: bool>(case: &Case<CURRENT>) -> Self {
+        let key = VerdictKey { exec: case.tag.exec, destination: case.destination };
+        Self { key, answered: false }
+    }
+}
+
+/// How often one looks, at most.
+struct Turns {
+    alone: u32,
+    /// When too many wait already.
+    beside_others: u32,
+}
+
+impl Turns {
+    /// Of a call that fails where no answer comes: long enough for a daemon that has to wait for a
+    /// processor.
+    #[inline(always)]
+    fn long() -> Self {
+        let turns = settings::limits().wait_turns;
+        Self { alone: turns.saturating_mul(LONG_WAIT).min(MOST_TURNS), beside_others: turns }
+    }
 }
 
 /// Calls `look` until it returns 1, within the budget.
 #[inline(always)]
-fn poll(look: extern "C" fn(u64, *mut c_void) -> u64, context: *mut c_void) {
-    let limits = settings::limits();
-    if limits.wait_turns == 0 {
+fn poll(look: extern "C" fn(u64, *mut c_void) -> u64, context: *mut c_void, turns: Turns) {
+    let Turns { alone, beside_others } = turns;
+    if alone == 0 {
         return;
     }
     let waiting = state::fetch_add(StateWord::Waiters, 1);
-    if waiting < u64::from(limits.waiters) {
+    let is_alone = waiting < u64::from(settings::limits().waiters);
+    let turns = if is_alone { alone } else { beside_others };
+    if turns != 0 {
         // SAFETY: the callback has the signature that the helper demands (5.17), and the caller's
         // context outlives it.
         unsafe {
-            bpf_loop(limits.wait_turns, look as *mut c_void, context, 0);
+            bpf_loop(turns, look as *mut c_void, context, 0);
         }
     }
     state::subtract(StateWord::Waiters, 1);
+}
+
+struct OpenWatch {
+    watch: Watch,
+    request: u64,
+    open: bool,
+}
+
+/// As [`wait`], but for longer, unless the daemon says that the decision is open.
+#[inline(always)]
+fn wait_until_open<const CURRENT: bool>(case: &Case<CURRENT>, request: RequestId) -> bool {
+    let mut watch = OpenWatch { watch: Watch::of(case), request: request.get(), open: false };
+    poll(watch_until_open, (&raw mut watch).cast(), Turns::long());
+    found::remove(watch.request);
+    watch.watch.answered
+}
+
+/// As [`watch_one`].
+extern "C" fn watch_until_open(_turn: u64, context: *mut c_void) -> u64 {
+    // SAFETY: the context is the caller's `OpenWatch`.
+    let watch = unsafe { &mut *context.cast::<OpenWatch>() };
+    let mut permit = Permit::NONE;
+    watch.watch.answered =
+        verdicts::exact(&watch.watch.key, state::generation(), &mut permit).is_some();
+    watch.open = found::get(watch.request).is_some();
+    u64::from(watch.watch.answered || watch.open)
 }
 
 /// One look. Returns 1 to stop.
@@ -167,7 +230,7 @@ pub(crate) fn ask_path(instance: InstanceId, name: UnixName) -> Path {
     if !report::path(watch.token, name) {
         return Path::Refused(Reason::RingFull);
     }
-    poll(watch_path, (&raw mut watch).cast());
+    poll(watch_path, (&raw mut watch).cast(), Turns::long());
     found::remove(watch.token);
     if watch.found.state == 0 { Path::Open } else { Path::Found(watch.found) }
 }

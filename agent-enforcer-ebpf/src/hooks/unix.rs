@@ -141,7 +141,7 @@ fn judge_peer(sock_addr: *mut bpf_sock_addr, number: u64, hook: Hook) -> CallOut
         return call::deny(&case, &refusal, false);
     }
     let profile = profiles::get(&process.agent).unwrap_or(NOT_IN_POLICY);
-    match judge(&case, profile, Past::NONE, Patience::Wait) {
+    match judge(&case, profile, Past::NONE, Patience::UntilOpen) {
         Judgement::Allow { permit, source } => {
             if source != Source::Daemon || permit.is_taken() {
                 report::allowed(&case, &permit);

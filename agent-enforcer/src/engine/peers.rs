@@ -258,7 +258,12 @@ impl Engine {
                 (PathState::Unknown, FileId::default())
             }
         };
-        let FileId { inode, device } = found;
+        self.answer_path(token, state, found);
+    }
+
+    /// Answers a hook that waits.
+    pub(super) fn answer_path(&mut self, token: u64, state: PathState, file: FileId) {
+        let FileId { inode, device } = file;
         let found = FoundSocket { token, inode, device, state: state as u32 };
         if let Err(error) = self.processes.found.insert(token, found, 0) {
             tracing::warn!(%error, "where a path leads could not be written; the call is to be made again");
