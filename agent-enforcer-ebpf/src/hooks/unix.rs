@@ -60,9 +60,7 @@ pub(crate) fn call(ctx: &SockAddrContext, hook: Hook) -> CallOutcome {
             OPEN => CallOutcome::TryAgain,
             number => judge_peer(ctx.sock_addr, number, hook),
         },
-        Standing::Untracked => {
-            judge_peer(ctx.sock_addr, refused(Reason::ProcessTableFull), hook)
-        }
+        Standing::Untracked => judge_peer(ctx.sock_addr, refused(Reason::ProcessTableFull), hook),
     }
 }
 

@@ -32,22 +32,15 @@ struct Walk {
 /// The socket of `own`'s network namespace that takes what is sent to this inode; 0 is none.
 #[inline(never)]
 pub(crate) fn bound_to(own: u64, inode: u64, device: u32) -> u64 {
-    let mut walk =
-        Walk { node: 0, found: 0, inode, device, length: 0, name: [0; UNIX_NAME_WORDS] };
+    let mut walk = Walk { node: 0, found: 0, inode, device, length: 0, name: [0; UNIX_NAME_WORDS] };
     walk.go(own, inode % LISTS).unwrap_or_default()
 }
 
 /// The socket that takes what `own` sends to this abstract name; 0 is none.
 #[inline(never)]
 pub(crate) fn named(own: u64, name: UnixName) -> u64 {
-    let mut walk = Walk {
-        node: 0,
-        found: 0,
-        inode: 0,
-        device: 0,
-        length: 0,
-        name: [0; UNIX_NAME_WORDS],
-    };
+    let mut walk =
+        Walk { node: 0, found: 0, inode: 0, device: 0, length: 0, name: [0; UNIX_NAME_WORDS] };
     let Some(length) = name.copy_abstract(&mut walk.name) else { return 0 };
     walk.length = length;
     let Some(kind) = Sock::new(Address::new(own)).kind() else { return 0 };

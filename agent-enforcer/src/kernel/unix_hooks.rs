@@ -55,9 +55,9 @@ pub(super) fn load(ebpf: &Ebpf, pins: &Pins, object: &[u8]) -> Result<Vec<UnixHo
     let types = types.map(|types| load_types(&types.to_bytes())).transpose()?;
     let sections = object.functions.keys().map(|(section, _)| *section).collect();
     let own = mem::take(&mut object.maps);
-    let placed = maps.iter().filter_map(|(name, map)| {
-        Some((name.as_str(), map.as_fd().as_raw_fd(), own.get(name)?))
-    });
+    let placed = maps
+        .iter()
+        .filter_map(|(name, map)| Some((name.as_str(), map.as_fd().as_raw_fd(), own.get(name)?)));
     object.relocate_maps(placed, &sections).map_err(EbpfError::from)?;
     object.relocate_calls(&sections).map_err(EbpfError::from)?;
     object.sanitize_functions(aya::features());
@@ -94,11 +94,7 @@ impl UnixHook {
 }
 
 /// The maps of the object, by name: pinned, or aya's own.
-fn maps_of(
-    object: &Object,
-    ebpf: &Ebpf,
-    pins: &Pins,
-) -> Result<Vec<(String, OwnedFd)>, LoadError> {
+fn maps_of(object: &Object, ebpf: &Ebpf, pins: &Pins) -> Result<Vec<(String, OwnedFd)>, LoadError> {
     let map = |name: &String| {
         if let Some(name) = names::MAPS.iter().find(|pinned| *pinned == name) {
             let map = MapData::from_pin(pins.map(name));

@@ -18,7 +18,9 @@ use agent_enforcer_tests::{
     unix::{UnixServer, abstract_name, connect, connect_op, path_name, socket},
     wait::{SOON, wait_until},
 };
-use libc::{AF_UNIX, EACCES, EAGAIN, ECONNREFUSED, ENOENT, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
+use libc::{
+    AF_UNIX, EACCES, EAGAIN, ECONNREFUSED, ENOENT, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM,
+};
 
 /// A host whose agents may use some unix sockets: `strict` at once, `waits` once they are granted.
 fn host() -> TestHost {

@@ -5,10 +5,7 @@
 //! nothing is waited for in them: a caller that blocks is stopped at once.
 
 use agent_enforcer_common::{
-    destination::Destination,
-    peer::UNKNOWN_PEER,
-    reason::Reason,
-    record::Hook,
+    destination::Destination, peer::UNKNOWN_PEER, reason::Reason, record::Hook,
     tag::TAG_MUST_NOT_WAIT,
 };
 use aya_ebpf::{bindings::bpf_sock, cty::c_void, programs::LsmContext};

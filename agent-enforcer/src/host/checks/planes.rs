@@ -59,8 +59,7 @@ pub(super) fn lsm(list: &io::Result<String>) -> Check {
 /// What agents may get round. `unix_hooks`: whether the kernel has cgroup hooks for unix sockets.
 pub(super) fn not_covered(list: &io::Result<String>, unix_hooks: bool) -> Check {
     let unix = if unix_hooks { UNIX_BY_NAME } else { UNIX_UNSEEN };
-    let without_lsm: &[_] =
-        if is_listed(list) { &[] } else { &[unix, NOT_COVERED_WITHOUT_LSM] };
+    let without_lsm: &[_] = if is_listed(list) { &[] } else { &[unix, NOT_COVERED_WITHOUT_LSM] };
     let gaps = [&[NOT_COVERED], without_lsm, &[NOT_GUARDED]].concat();
     Check::warn(
         "not_covered",

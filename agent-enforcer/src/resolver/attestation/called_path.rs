@@ -30,9 +30,7 @@ use rustix::{
 use super::{
     image::{MOUNTINFO_BYTES, device, device_of_mount, status},
     procfs::{ProcDir, ProcError, ProcRoot},
-    socket_files::{
-        FileId, LINK_LIMIT, PATH_ONLY, STEP_LIMIT, TRIES, is_local, steps, target,
-    },
+    socket_files::{FileId, LINK_LIMIT, PATH_ONLY, STEP_LIMIT, TRIES, is_local, steps, target},
 };
 
 /// File systems that are kept in memory, or on block devices without having their numbers.
@@ -277,7 +275,12 @@ mod tests {
             let up = "../".repeat(30);
             let round = PathBuf::from(format!("{up}{}", at("server").display()));
             for path in [
-                at("server"), at("below/link"), at("absolute/link"), at("hard"), at("./below/../server"), round,
+                at("server"),
+                at("below/link"),
+                at("absolute/link"),
+                at("hard"),
+                at("./below/../server"),
+                round,
             ] {
                 assert_eq!(found(&path).unwrap(), Some(id), "{}", path.display());
             }
