@@ -32,6 +32,8 @@ const HOOKS: [(&str, bpf_attach_type); 2] = [
     (names::CONNECT_UNIX, bpf_attach_type::BPF_CGROUP_UNIX_CONNECT),
     (names::SENDMSG_UNIX, bpf_attach_type::BPF_CGROUP_UNIX_SENDMSG),
 ];
+/// Where aya has put the settings.
+const CONSTANTS: &str = ".rodata";
 /// Room for what the verifier says.
 const LOG_BYTES: u32 = 1 << 20;
 /// Of its end, what is shown.
@@ -94,24 +96,31 @@ impl UnixHook {
 }
 
 /// The maps of the object, by name: pinned, or aya's own.
-fn maps_of(object: &Object, ebpf: &Ebpf, pins: &Pins) -> Result<Vec<(String, OwnedFd)>, LoadError> {
+fn maps_of(
+    object: &Object,
+    ebpf: &Ebpf,
+    pins: &Pins,
+) -> Result<Vec<(String, OwnedFd)>, LoadError> {
     let map = |name: &String| {
-        if let Some(name) = names::MAPS.iter().find(|pinned| *pinned == name) {
-            let map = MapData::from_pin(pins.map(name));
-            let map = map.map_err(|source| LoadError::Map { name, source })?;
-            return duplicate(name, map.fd().as_fd()).map(|map| (name.to_owned().to_owned(), map));
-        }
-        // Constants, which aya has put into an array.
-        let Some(Map::Array(map)) = ebpf.map(name) else {
-            return Err(LoadError::NoMap { name: ".rodata" });
+        let map = match names::MAPS.iter().find(|pinned| *pinned == name) {
+            Some(pinned) => duplicate(pinned, &pinned_map(pinned, pins)?)?,
+            None => match ebpf.map(name) {
+                Some(Map::Array(map)) => duplicate(CONSTANTS, map)?,
+                Some(_) | None => return Err(LoadError::NoMap { name: CONSTANTS }),
+            },
         };
-        duplicate(".rodata", map.fd().as_fd()).map(|map| (name.clone(), map))
+        Ok((name.clone(), map))
     };
     object.maps.keys().map(map).collect()
 }
 
-fn duplicate(name: &'static str, map: BorrowedFd<'_>) -> Result<OwnedFd, LoadError> {
-    map.try_clone_to_owned().map_err(|source| LoadError::Hook { name, call: "keep", source })
+fn pinned_map(name: &'static str, pins: &Pins) -> Result<MapData, LoadError> {
+    MapData::from_pin(pins.map(name)).map_err(|source| LoadError::Map { name, source })
+}
+
+fn duplicate(name: &'static str, map: &MapData) -> Result<OwnedFd, LoadError> {
+    let map = map.fd().as_fd().try_clone_to_owned();
+    map.map_err(|source| LoadError::Hook { name, call: "keep the map of", source })
 }
 
 fn load_types(types: &[u8]) -> Result<OwnedFd, LoadError> {
