@@ -96,11 +96,7 @@ impl UnixHook {
 }
 
 /// The maps of the object, by name: pinned, or aya's own.
-fn maps_of(
-    object: &Object,
-    ebpf: &Ebpf,
-    pins: &Pins,
-) -> Result<Vec<(String, OwnedFd)>, LoadError> {
+fn maps_of(object: &Object, ebpf: &Ebpf, pins: &Pins) -> Result<Vec<(String, OwnedFd)>, LoadError> {
     let map = |name: &String| {
         let map = match names::MAPS.iter().find(|pinned| *pinned == name) {
             Some(pinned) => duplicate(pinned, &pinned_map(pinned, pins)?)?,
