@@ -13,9 +13,10 @@ use std::{
     path::Path,
     sync::{Arc, Mutex},
     thread,
+    time::Instant,
 };
 
-use crate::{Op, Probe, Reply, Trick};
+use crate::{Op, Probe, Reply, Trick, wait::SOON};
 
 /// A server that lives as long as the test's process.
 #[derive(Debug, Clone, Default)]
@@ -116,5 +117,17 @@ pub fn connect_op(peer: Vec<u8>) -> Op {
 /// Connects a new stream, `u`.
 pub fn connect(agent: &mut Probe, peer: Vec<u8>) -> Reply {
     socket(agent, libc::SOCK_STREAM);
-    agent.run(connect_op(peer))
+    decided(agent, &connect_op(peer))
+}
+
+/// Makes a call until it is decided: on a busy host the hooks of the cgroup plane don't get their
+/// answer in the time for which they may wait, and the call is to be made again.
+pub fn decided(agent: &mut Probe, op: &Op) -> Reply {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let reply = agent.run(op.clone());
+        if reply.errno != libc::EAGAIN || Instant::now() > deadline {
+            return reply;
+        }
+    }
 }

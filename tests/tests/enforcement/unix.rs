@@ -15,7 +15,7 @@ use agent_enforcer_tests::{
     network::Namespace,
     planes,
     trick::call,
-    unix::{UnixServer, abstract_name, connect, connect_op, path_name, socket},
+    unix::{UnixServer, abstract_name, connect, connect_op, decided, path_name, socket},
     wait::{SOON, wait_until},
 };
 use libc::{
@@ -48,7 +48,7 @@ agents:
 
 fn send(agent: &mut Probe, peer: Vec<u8>) -> Reply {
     let (name, data) = ("u".to_owned(), "leak".to_owned());
-    agent.run(Trick::SendMessage { name, peer, data, control: None }.into())
+    decided(agent, &Trick::SendMessage { name, peer, data, control: None }.into())
 }
 
 fn place(host: &TestHost, name: &str) -> PathBuf {
@@ -161,8 +161,8 @@ fn f10_datagrams_and_packets_are_judged_as_streams_are() {
     assert_eq!(send(&mut agent, bad.clone()).errno, EACCES);
     assert!(send(&mut agent, good.clone()).is_ok());
     socket(&mut agent, SOCK_DGRAM);
-    assert_eq!(agent.run(connect_op(bad.clone())).errno, EACCES);
-    assert!(agent.run(connect_op(good)).is_ok());
+    assert_eq!(decided(&mut agent, &connect_op(bad.clone())).errno, EACCES);
+    assert!(decided(&mut agent, &connect_op(good)).is_ok());
     assert!(agent.send("u", "leak").is_ok());
     // Of another type than its server's: the kernel's own error, which tells nothing.
     socket(&mut agent, SOCK_SEQPACKET);
@@ -255,7 +255,10 @@ fn undecided_connect_tries_again_until_it_is_granted() {
     // Who may be stopped is, on the LSM plane (tests/lsm/unix.rs).
     let nonblocking = Op::Nonblocking { name: "u".to_owned(), on: planes::lsm_is_promised() };
     assert!(agent.run(nonblocking).is_ok());
-    assert_eq!(agent.run(connect_op(peer.clone())).errno, EAGAIN);
+    wait_until("it is asked about", SOON, || {
+        assert_eq!(agent.run(connect_op(peer.clone())).errno, EAGAIN);
+        host.pending().len() == 1
+    });
     host.wait_call("stalled", "stalled", agent.pid());
     assert_eq!(agent.run(connect_op(peer.clone())).errno, EAGAIN);
     assert_eq!(host.pending().len(), 1);
