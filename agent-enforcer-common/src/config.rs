@@ -133,6 +133,22 @@ pub struct Offsets {
     pub regs_syscall: u32,
     /// `thread_info.status` in `task_struct`; x86-64 only, otherwise 0.
     pub task_status: u32,
+    /// `pid.tasks`
+    pub pid_tasks: u32,
+    /// `task_struct.pid_links`
+    pub task_pid_links: u32,
+    /// `sock.sk_peer_pid`
+    pub sock_peer_pid: u32,
+    /// `sock_common.skc_node`
+    pub sock_node: u32,
+    /// `unix_table.buckets` in `net`
+    pub net_unix_buckets: u32,
+    /// `bpf_sock_addr_kern.sk`
+    pub call_sk: u32,
+    /// `bpf_sock_addr_kern.uaddr`
+    pub call_address: u32,
+    /// `bpf_sock_addr_kern.uaddrlen`, from 6.7 on; otherwise 0, and there are no hooks for unix sockets.
+    pub call_address_length: u32,
 }
 
 /// Limits and budgets. Set before load.
@@ -198,7 +214,7 @@ impl StateWord {
 }
 
 const _: () = {
-    assert!(size_of::<Offsets>() == 64 * 4);
+    assert!(size_of::<Offsets>() == 72 * 4);
     assert!(size_of::<Limits>() == 24);
     assert!(size_of::<AgentProfile>() == 8);
 };

@@ -44,10 +44,6 @@ pub struct GuardOffsets {
     pub proc_inode_sysctl: u32,
     /// `proc_inode.vfs_inode`
     pub proc_inode_vfs_inode: u32,
-    /// `pid.tasks`
-    pub pid_tasks: u32,
-    /// `task_struct.pid_links`
-    pub task_pid_links: u32,
     /// `dentry.d_parent`
     pub dentry_d_parent: u32,
     /// `dentry.d_inode`
@@ -88,6 +84,6 @@ pub struct GuardOffsets {
 
 const _: () = {
     assert!(size_of::<GuardedInode>() == 16);
-    assert!(size_of::<GuardOffsets>() == 23 * 4);
+    assert!(size_of::<GuardOffsets>() == 21 * 4);
 };
 crate::plain_data!(GuardedInode, GuardOffsets);

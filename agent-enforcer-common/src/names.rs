@@ -8,6 +8,10 @@ pub const CONNECT6: &str = "ae_connect6";
 pub const SENDMSG4: &str = "ae_sendmsg4";
 /// cgroup `sendmsg6`.
 pub const SENDMSG6: &str = "ae_sendmsg6";
+/// cgroup `connect_unix`.
+pub const CONNECT_UNIX: &str = "ae_connect_unix";
+/// cgroup `sendmsg_unix`.
+pub const SENDMSG_UNIX: &str = "ae_sendmsg_unix";
 /// cgroup `sock_create`.
 pub const SOCK_CREATE: &str = "ae_sock_create";
 /// cgroup `skb/egress`.
@@ -116,6 +120,8 @@ pub const ENDED: &str = "AE_ENDED";
 pub const TAGS: &str = "AE_TAGS";
 /// `UnixPeer` -> `NumberedPeer`.
 pub const PEERS: &str = "AE_PEERS";
+/// Number of a question -> `FoundSocket`.
+pub const FOUND: &str = "AE_FOUND";
 /// Thread group and thread id -> `ParkedCall`.
 pub const PARKED: &str = "AE_PARKED";
 /// `GuardedInode` -> `GUARDED_*`.
@@ -161,6 +167,7 @@ pub const MAPS: &[&str] = &[
     ENDED,
     TAGS,
     PEERS,
+    FOUND,
     PARKED,
     GUARDED,
     RING,

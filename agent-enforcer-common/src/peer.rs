@@ -63,8 +63,58 @@ pub struct PeerRecord {
     pub path: [u64; UNIX_NAME_WORDS],
 }
 
+/// A hook that sees the path of a unix socket, and not the socket, asks where it leads.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct PathRecord {
+    /// Kind, size and time.
+    pub header: RecordHeader,
+    /// The number under which the answer is looked for, once.
+    pub token: u64,
+    /// Thread group that calls.
+    pub tgid: u32,
+    /// Thread that calls: where a path leads depends on its root and its working directory.
+    pub tid: u32,
+    /// Bytes of `path`.
+    pub path_length: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// The path as the caller wrote it, and zeroes.
+    pub path: [u64; UNIX_NAME_WORDS],
+}
+
+/// Where a path leads. Append-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PathState {
+    /// To a socket.
+    Socket = 1,
+    /// To nothing, or to what is no socket.
+    Nothing = 2,
+    /// The daemon can't tell.
+    Unknown = 3,
+    /// No path at all: the question of this number is open, so that its caller waits no longer.
+    Open = 4,
+}
+
+/// Value of the table of paths that were asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FoundSocket {
+    /// The number of the question, once more: the kernel reuses elements while they are read.
+    pub token: u64,
+    /// Inode number, of a socket.
+    pub inode: u64,
+    /// Kernel device number (`super_block.s_dev`) of the inode.
+    pub device: u32,
+    /// [`PathState`].
+    pub state: u32,
+}
+
 const _: () = {
+    assert!(size_of::<PathRecord>() == 16 + 24 + UNIX_NAME_BYTES);
+    assert!(size_of::<FoundSocket>() == 24);
     assert!(size_of::<UnixPeer>() == 32 + UNIX_NAME_BYTES);
     assert!(size_of::<PeerRecord>() == 16 + 8 + 32 + UNIX_NAME_BYTES + 8 + UNIX_NAME_BYTES);
 };
-crate::plain_data!(UnixPeer, NumberedPeer, PeerRecord);
+crate::plain_data!(UnixPeer, NumberedPeer, PeerRecord, PathRecord, FoundSocket);

@@ -138,6 +138,8 @@ reasons! {
     SourceRoute = 65 => "source_route", "send without IP options and routing headers";
     /// The packet could not be parsed.
     MalformedPacket = 66 => "malformed_packet", "find out what the agent sends";
+    /// Where the path of a unix socket leads the daemon can't tell, so nobody can tell what is called.
+    SocketUnnamed = 68 => "socket_unnamed", "call the socket by its canonical path: no links below /proc, none that a file system serves";
     /// What no agent may do, whatever its grants: change the kernel, or touch the enforcer and
     /// processes that are not its own.
     Guarded = 67 => "guarded", "find out why the agent tries it; see the event's `guard`";

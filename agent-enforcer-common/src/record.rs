@@ -40,6 +40,8 @@ pub enum RecordKind {
     Peer = 11,
     /// An agent tried what is denied to every agent, whatever its grants. A [`GuardRecord`].
     Guarded = 12,
+    /// Where does a path of a unix socket lead? A [`crate::peer::PathRecord`].
+    Path = 13,
 }
 
 impl RecordKind {
@@ -58,6 +60,7 @@ impl RecordKind {
             10 => Some(Self::Joined),
             11 => Some(Self::Peer),
             12 => Some(Self::Guarded),
+            13 => Some(Self::Path),
             _ => None,
         }
     }
@@ -85,6 +88,10 @@ pub enum Hook {
     UnixConnect = 8,
     /// LSM `unix_may_send`.
     UnixSend = 9,
+    /// cgroup `connect_unix`.
+    CgroupUnixConnect = 10,
+    /// cgroup `sendmsg_unix`.
+    CgroupUnixSend = 11,
 }
 
 impl Hook {
@@ -100,6 +107,8 @@ impl Hook {
             7 => Some(Self::LsmSendmsg),
             8 => Some(Self::UnixConnect),
             9 => Some(Self::UnixSend),
+            10 => Some(Self::CgroupUnixConnect),
+            11 => Some(Self::CgroupUnixSend),
             _ => None,
         }
     }

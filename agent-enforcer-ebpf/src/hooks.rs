@@ -7,6 +7,8 @@ pub(crate) mod egress;
 pub(crate) mod guard;
 pub(crate) mod lineage;
 pub(crate) mod lsm;
+pub(crate) mod peers;
 pub(crate) mod sendmsg;
 pub(crate) mod sock_create;
 pub(crate) mod sock_ops;
+pub(crate) mod unix;

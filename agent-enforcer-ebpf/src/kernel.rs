@@ -9,6 +9,7 @@ pub(crate) mod exec;
 pub(crate) mod file;
 pub(crate) mod sock;
 pub(crate) mod task;
+pub(crate) mod unix_table;
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 

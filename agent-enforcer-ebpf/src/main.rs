@@ -22,6 +22,7 @@ mod report;
 mod settings;
 mod stall;
 
+use agent_enforcer_common::record::Hook;
 use aya_ebpf::{
     helpers::generated::bpf_set_retval,
     macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, lsm, raw_tracepoint, sock_ops},
@@ -39,10 +40,12 @@ use hooks::{
     lineage,
     lsm::{self, LsmOutcome},
     sendmsg::Sendmsg,
+    unix,
 };
 
 const EACCES: i32 = 13;
 const EAGAIN: i32 = 11;
+const ECONNREFUSED: i32 = 111;
 
 /// 0 fails the call with the value set before, 1 lets it go on (kernel/bpf/cgroup.c
 /// `bpf_prog_run_array_cg`; `bpf_set_retval` for these hooks: 6.0).
@@ -52,6 +55,7 @@ fn call_code(outcome: CallOutcome) -> i32 {
         CallOutcome::Pass => return 1,
         CallOutcome::Deny => EACCES,
         CallOutcome::TryAgain => EAGAIN,
+        CallOutcome::Nobody => ECONNREFUSED,
     };
     // SAFETY: an errno, checked by the helper; where it fails the kernel's own EPERM stays.
     let _ = unsafe { bpf_set_retval(-errno) };
@@ -112,6 +116,18 @@ fn ae_sendmsg4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg6)]
 fn ae_sendmsg6(ctx: SockAddrContext) -> i32 {
     call_code(call::sort_out::<V6, Sendmsg>(&ctx))
+}
+
+/// `connect_unix` is not known to the macro: the loader attaches it (kernel/unix_hooks.rs).
+#[cgroup_sock_addr(connect4)]
+fn ae_connect_unix(ctx: SockAddrContext) -> i32 {
+    call_code(unix::call(&ctx, Hook::CgroupUnixConnect))
+}
+
+/// As [`ae_connect_unix`].
+#[cgroup_sock_addr(sendmsg4)]
+fn ae_sendmsg_unix(ctx: SockAddrContext) -> i32 {
+    call_code(unix::call(&ctx, Hook::CgroupUnixSend))
 }
 
 #[cgroup_sock(sock_create)]

@@ -6,6 +6,7 @@
 
 pub(crate) mod counters;
 pub(crate) mod ended;
+pub(crate) mod found;
 pub(crate) mod guarded;
 pub(crate) mod identities;
 pub(crate) mod instances;

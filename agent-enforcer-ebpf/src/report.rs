@@ -8,7 +8,7 @@ use agent_enforcer_common::{
     NEVER_NS,
     destination::Destination,
     id::{GrantId, RequestId, ToolId},
-    peer::{NumberedPeer, PeerRecord, UNIX_NAME_WORDS},
+    peer::{NumberedPeer, PathRecord, PeerRecord, UNIX_NAME_WORDS},
     process::ProcessTag,
     reason::Reason,
     record::{
@@ -34,6 +34,7 @@ use crate::{
     halves::{high_half, low_half},
     kernel::{
         exec::{self, Arguments},
+        sock::UnixName,
         task::Task,
     },
     maps::{counters, processes, ring, state},
@@ -287,6 +288,28 @@ pub(crate) fn peer(
     true
 }
 
+/// Asks the daemon where a path leads that the current thread has called; false when the ring is
+/// full.
+#[inline(always)]
+pub(crate) fn path(token: u64, name: UnixName) -> bool {
+    let Some(mut entry) = ring::reserve::<PathRecord>() else { return false };
+    // SAFETY: as in `write_call`.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    write_header::<PathRecord>(&mut record.header, RecordKind::Path);
+    record.token = token;
+    record.tgid = processes::current_tgid();
+    record.tid = processes::current_tid();
+    record._pad = 0;
+    for word in &mut record.path {
+        // SAFETY: as in `peer`.
+        unsafe { core::ptr::write_volatile(word, 0) };
+    }
+    // A path that can't be read is empty, and leads nowhere.
+    record.path_length = name.copy_path(&mut record.path).unwrap_or_default();
+    ring::submit(entry);
+    true
+}
+
 #[inline(always)]
 fn tell<const CURRENT: bool>(
     kind: RecordKind,
@@ -373,6 +396,7 @@ pub(crate) fn process<const CURRENT: bool>(kind: RecordKind, tgid: u32, tag: &Pr
         | RecordKind::Audited
         | RecordKind::FlowDenied
         | RecordKind::Peer
+        | RecordKind::Path
         | RecordKind::Guarded
         | RecordKind::InstanceEnded
         | RecordKind::TableFull => ring::submit_later(entry),

@@ -72,6 +72,14 @@ static OFFSETS: Offsets = Offsets {
     task_flags: 0,
     regs_syscall: 0,
     task_status: 0,
+    pid_tasks: 0,
+    task_pid_links: 0,
+    sock_peer_pid: 0,
+    sock_node: 0,
+    net_unix_buckets: 0,
+    call_sk: 0,
+    call_address: 0,
+    call_address_length: 0,
 };
 
 #[unsafe(no_mangle)]
@@ -83,8 +91,6 @@ static GUARD_OFFSETS: GuardOffsets = GuardOffsets {
     proc_inode_pid: 0,
     proc_inode_sysctl: 0,
     proc_inode_vfs_inode: 0,
-    pid_tasks: 0,
-    task_pid_links: 0,
     dentry_d_parent: 0,
     dentry_d_inode: 0,
     dentry_d_sb: 0,

@@ -293,6 +293,7 @@ impl Engine {
             Record::Guarded(record, guard) => self.on_guarded(record, *guard),
             Record::Executed(record) => self.on_executed(record),
             Record::Peer(record) => self.peers.learn_record(record),
+            Record::Path(record) => self.on_path(record),
             Record::InstanceEnded(record) => self.on_instance_ended(&record.process),
             Record::TableFull(record) => {
                 let table = if record.process.tgid == 0 {

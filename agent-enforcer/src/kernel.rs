@@ -11,3 +11,4 @@ pub mod maps;
 pub mod pins;
 pub mod processes;
 mod programs;
+mod unix_hooks;

@@ -13,7 +13,10 @@ use std::{
     path::Path,
     sync::{Arc, Mutex},
     thread,
+    time::Instant,
 };
+
+use crate::{Op, Probe, Reply, Trick, wait::SOON};
 
 /// A server that lives as long as the test's process.
 #[derive(Debug, Clone, Default)]
@@ -98,4 +101,33 @@ pub fn abstract_name(text: &str) -> Vec<u8> {
 fn name(bytes: &[u8]) -> Vec<u8> {
     let family = u16::try_from(libc::AF_UNIX).expect("a small number");
     [&family.to_ne_bytes(), bytes].concat()
+}
+
+/// Gives an agent a new unix socket, `u`.
+pub fn socket(agent: &mut Probe, kind: i32) {
+    let op = Op::Socket { name: "u".to_owned(), domain: libc::AF_UNIX, kind, protocol: 0 };
+    assert!(agent.run(op).is_ok());
+}
+
+/// Connects `u` to a `sockaddr_un`.
+pub fn connect_op(peer: Vec<u8>) -> Op {
+    Trick::ConnectBytes { name: "u".to_owned(), peer }.into()
+}
+
+/// Connects a new stream, `u`.
+pub fn connect(agent: &mut Probe, peer: Vec<u8>) -> Reply {
+    socket(agent, libc::SOCK_STREAM);
+    decided(agent, &connect_op(peer))
+}
+
+/// Makes a call until it is decided: on a busy host the hooks of the cgroup plane don't get their
+/// answer in the time for which they may wait, and the call is to be made again.
+pub fn decided(agent: &mut Probe, op: &Op) -> Reply {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let reply = agent.run(op.clone());
+        if reply.errno != libc::EAGAIN || Instant::now() > deadline {
+            return reply;
+        }
+    }
 }

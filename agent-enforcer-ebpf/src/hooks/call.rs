@@ -43,6 +43,8 @@ pub(crate) enum CallOutcome {
     Deny,
     /// The call fails with `EAGAIN`: the decision is open.
     TryAgain,
+    /// The call fails with `ECONNREFUSED`, as it would anyway: nobody is there.
+    Nobody,
 }
 
 /// Transport protocols that an agent may use at all.

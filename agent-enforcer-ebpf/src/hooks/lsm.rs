@@ -57,7 +57,7 @@ impl From<CallOutcome> for LsmOutcome {
     fn from(outcome: CallOutcome) -> Self {
         match outcome {
             CallOutcome::Pass => Self::Pass,
-            CallOutcome::Deny => Self::Deny,
+            CallOutcome::Deny | CallOutcome::Nobody => Self::Deny,
             CallOutcome::TryAgain => Self::TryAgain,
         }
     }

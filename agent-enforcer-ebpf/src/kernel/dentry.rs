@@ -2,7 +2,7 @@
 
 use agent_enforcer_common::guard::GuardedInode;
 
-use super::{Address, task::Task};
+use super::{Address, task::Pid};
 use crate::settings::{guard_offset, offset};
 
 const FMODE_WRITE: u32 = 2;
@@ -31,8 +31,8 @@ impl Inode {
 
     /// The `struct pid` that a file of procfs is about; none where it is about all of the host.
     #[inline(always)]
-    pub(crate) fn proc_pid(self) -> Option<ProcPid> {
-        self.proc_inode().follow(guard_offset!(proc_inode_pid)).map(ProcPid)
+    pub(crate) fn proc_pid(self) -> Option<Pid> {
+        self.proc_inode().follow(guard_offset!(proc_inode_pid)).map(Pid::new)
     }
 
     /// Whether a file of procfs is below /proc/sys.
@@ -44,20 +44,6 @@ impl Inode {
     #[inline(always)]
     fn proc_inode(self) -> Address {
         self.0.before(guard_offset!(proc_inode_vfs_inode))
-    }
-}
-
-/// A `pid`.
-#[derive(Clone, Copy)]
-pub(crate) struct ProcPid(Address);
-
-impl ProcPid {
-    /// The thread group of the thread of this id; none once that is gone.
-    #[inline(always)]
-    pub(crate) fn tgid(self) -> Option<u32> {
-        // The first of its lists is of threads, and has one (include/linux/pid.h).
-        let link = self.0.follow(guard_offset!(pid_tasks))?;
-        Task::new(link.before(guard_offset!(task_pid_links)).get()).tgid()
     }
 }
 

@@ -6,7 +6,7 @@ use agent_enforcer_common::{
 };
 use aya_ebpf::{bindings::bpf_sock, cty::c_void, helpers::generated::bpf_probe_read_kernel};
 
-use super::{Address, dentry::Dentry};
+use super::{Address, dentry::Dentry, task::Pid};
 use crate::settings::offset;
 
 pub(crate) const AF_UNSPEC: u16 = 0;
@@ -18,6 +18,10 @@ pub(crate) const AF_VSOCK: u16 = 40;
 
 /// `TCP_ESTABLISHED`, which is what a connected datagram socket is as well.
 const ESTABLISHED: u8 = 1;
+/// `TCP_LISTEN`, for unix sockets as well.
+const LISTEN: u8 = 10;
+/// `SOCK_DGRAM`.
+const DATAGRAM: u16 = 2;
 /// `MSG_DONTWAIT`; set for sockets opened non-blocking too (net/socket.c `__sys_sendto`).
 const DONT_WAIT: u32 = 0x40;
 /// Bytes of a unix address before its path (`offsetof(sockaddr_un, sun_path)`).
@@ -169,6 +173,63 @@ impl UnixSock {
         Self(address)
     }
 
+    /// Whether it takes what is sent to its name: it listens, or is of datagrams. What it has
+    /// accepted has the name too, and takes nothing by it.
+    #[inline(always)]
+    pub(crate) fn is_server(self) -> Option<bool> {
+        let state: u8 = self.0.read(offset!(sock_state))?;
+        Some(state == LISTEN || Sock::new(self.0).kind()? == DATAGRAM)
+    }
+
+    /// The process that called listen() on it, as long as that lives; of another socket than a
+    /// listening one the peer's, so none.
+    #[inline(always)]
+    pub(crate) fn listener(self) -> Option<u32> {
+        let state: u8 = self.0.read(offset!(sock_state))?;
+        if state != LISTEN {
+            return None;
+        }
+        Pid::new(self.0.follow(offset!(sock_peer_pid))?).tgid()
+    }
+
+    /// Whether it is bound to this inode.
+    #[inline(always)]
+    pub(crate) fn is_at(self, inode: u64, device: u32) -> Option<bool> {
+        let Some(dentry) = self.0.follow(offset!(unix_path) + offset!(path_dentry)) else {
+            return Some(false);
+        };
+        let found = dentry.follow(offset!(dentry_inode))?;
+        let (number, found_device): (u64, u32) = (
+            found.read(offset!(inode_i_ino))?,
+            found.follow(offset!(inode_i_sb))?.read(offset!(super_block_s_dev))?,
+        );
+        Some(number == inode && found_device == device)
+    }
+
+    /// Whether it is bound to this abstract name, which zeroes follow.
+    #[inline(always)]
+    pub(crate) fn is_called(self, name: &[u64; UNIX_NAME_WORDS], length: u32) -> Option<bool> {
+        let address = self.0.follow(offset!(unix_addr))?;
+        let own_length: u32 = address.read(offset!(unix_address_length))?;
+        if own_length != length + PATH_OFFSET + 1 {
+            return Some(false);
+        }
+        let start = offset!(unix_address_name) + PATH_OFFSET as usize;
+        let first: u8 = address.read(start)?;
+        let mut same = first == 0;
+        for (position, word) in (0_u32..).zip(name) {
+            // Bytes of the name in this word.
+            let bytes = length.wrapping_sub(position * 8);
+            if length <= position * 8 {
+                break;
+            }
+            let own: u64 = address.read(start + 1 + position as usize * 8)?;
+            let kept = if bytes >= 8 { u64::MAX } else { (1 << (bytes * 8)) - 1 };
+            same &= own & kept == *word;
+        }
+        Some(same)
+    }
+
     /// The name in the file system that it is bound to.
     #[inline(always)]
     pub(crate) fn dentry(self) -> Option<Dentry> {
@@ -204,17 +265,61 @@ impl UnixSock {
 /// Copies the name of a `unix_address` without its first `SKIP` bytes; the length of what is left.
 #[inline(always)]
 fn copy_name<const SKIP: u32>(address: Address, into: &mut [u64; UNIX_NAME_WORDS]) -> Option<u32> {
-    // The room, but for one byte.
-    const LONGEST: u32 = 111;
-    const { assert!(LONGEST as usize == UNIX_NAME_BYTES - 1) };
     let length: u32 = address.read(offset!(unix_address_length))?;
-    let length = length.wrapping_sub(PATH_OFFSET + SKIP);
-    if length > LONGEST {
-        return None;
+    let name = Address::new(address.get() + offset!(unix_address_name) as u64);
+    UnixName { address: name, length }.copy::<SKIP>(into)
+}
+
+/// A `sockaddr_un` that the kernel has copied.
+#[derive(Clone, Copy)]
+pub(crate) struct UnixName {
+    address: Address,
+    /// Bytes of it.
+    length: u32,
+}
+
+impl UnixName {
+    #[inline(always)]
+    pub(crate) const fn new(address: Address, length: u32) -> Self {
+        Self { address, length }
     }
-    let name = address.get() + offset!(unix_address_name) as u64 + u64::from(PATH_OFFSET + SKIP);
-    // SAFETY: not more bytes than there is room for; the helper checks the other address.
-    let copied =
-        unsafe { bpf_probe_read_kernel(into.as_mut_ptr().cast(), length, name as *const c_void) };
-    (copied == 0).then_some(length)
+
+    /// Whether it is one of the abstract namespace; `None` where there is no name at all.
+    #[inline(always)]
+    pub(crate) fn is_abstract(self) -> Option<bool> {
+        if self.length <= PATH_OFFSET {
+            return None;
+        }
+        let first: u8 = self.address.read(PATH_OFFSET as usize)?;
+        Some(first == 0)
+    }
+
+    /// Copies a path, and what may follow the zero byte that ends it, into zeroed room; the length.
+    #[inline(always)]
+    pub(crate) fn copy_path(self, into: &mut [u64; UNIX_NAME_WORDS]) -> Option<u32> {
+        self.copy::<0>(into)
+    }
+
+    /// As above, an abstract name without the zero byte that begins it.
+    #[inline(always)]
+    pub(crate) fn copy_abstract(self, into: &mut [u64; UNIX_NAME_WORDS]) -> Option<u32> {
+        self.copy::<1>(into)
+    }
+
+    #[inline(always)]
+    fn copy<const SKIP: u32>(self, into: &mut [u64; UNIX_NAME_WORDS]) -> Option<u32> {
+        // The room, but for one byte.
+        const LONGEST: u32 = 111;
+        const { assert!(LONGEST as usize == UNIX_NAME_BYTES - 1) };
+        let length = self.length.wrapping_sub(PATH_OFFSET + SKIP);
+        if length > LONGEST {
+            return None;
+        }
+        let name = self.address.get() + u64::from(PATH_OFFSET + SKIP);
+        // SAFETY: not more bytes than there is room for; the helper checks the other address.
+        let copied = unsafe {
+            bpf_probe_read_kernel(into.as_mut_ptr().cast(), length, name as *const c_void)
+        };
+        (copied == 0).then_some(length)
+    }
 }

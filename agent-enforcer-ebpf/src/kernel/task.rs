@@ -95,6 +95,25 @@ impl Task {
     }
 }
 
+/// A `pid`.
+#[derive(Clone, Copy)]
+pub(crate) struct Pid(Address);
+
+impl Pid {
+    #[inline(always)]
+    pub(crate) const fn new(address: Address) -> Self {
+        Self(address)
+    }
+
+    /// The thread group of the thread of this id; none once that is gone.
+    #[inline(always)]
+    pub(crate) fn tgid(self) -> Option<u32> {
+        // The first of its lists is of threads, and has one (include/linux/pid.h).
+        let link = self.0.follow(offset!(pid_tasks))?;
+        Task::new(link.before(offset!(task_pid_links)).get()).tgid()
+    }
+}
+
 /// `PF_IO_WORKER`, `PF_USER_WORKER` (6.4) and `PF_KTHREAD` (include/linux/sched.h): threads that never
 /// return to a user's program.
 const WORKER: u32 = 0x10 | 0x4000 | 0x20_0000;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use agent_enforcer_common::{
     destination::{Destination, PROTOCOL_TCP, PeerFamily},
     id::{GrantId, ToolId},
+    peer::PathState,
     reason::Reason,
     record::{
         CALL_LIVE_FLOW, CALL_PARKED, CALL_TOOK_USE, CALL_UNATTESTED, CallRecord, Hook, ProcessFacts,
@@ -32,6 +33,7 @@ use super::{
 use crate::{
     decision::Outcome,
     resolver::{
+        attestation::socket_files::FileId,
         grant::GrantState,
         policy::{
             Agent, Approval, ImageOperand, Mode, OnMiss, PolicyName, Question, Ruling,
@@ -73,6 +75,24 @@ enum Resolution {
 impl Engine {
     /// A question of the kernel side.
     pub(super) fn on_request(&mut self, record: &CallRecord, hook: Hook) {
+        self.ask(record, hook);
+        if matches!(hook, Hook::CgroupUnixConnect | Hook::CgroupUnixSend) {
+            self.tell_whether_open(record);
+        }
+    }
+
+    /// A caller that can be neither held nor stopped waits in the hook until it is decided, or known
+    /// that somebody has to decide.
+    fn tell_whether_open(&mut self, record: &CallRecord) {
+        match self.pending.awaits(&GroupKey::of(record)) {
+            Some(Awaits::Grant { .. } | Awaits::Approval { .. }) => {
+                self.answer_path(record.request.get(), PathState::Open, FileId::default());
+            }
+            Some(Awaits::Identity | Awaits::Use { .. }) | None => {}
+        }
+    }
+
+    fn ask(&mut self, record: &CallRecord, hook: Hook) {
         if record.flags & CALL_PARKED != 0 {
             return self.on_parked(record);
         }

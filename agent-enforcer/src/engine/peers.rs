@@ -20,7 +20,10 @@ use std::{
 
 use agent_enforcer_common::{
     destination::{Destination, PeerFamily},
-    peer::{NAMELESS_PEER, NumberedPeer, PeerRecord, UNIX_NAME_WORDS, UNKNOWN_PEER, UnixPeer},
+    peer::{
+        FoundSocket, NAMELESS_PEER, NumberedPeer, PathRecord, PathState, PeerRecord,
+        UNIX_NAME_WORDS, UNKNOWN_PEER, UnixPeer,
+    },
 };
 
 use super::{Engine, SURVEY, nanoseconds};
@@ -30,6 +33,7 @@ use crate::{
     resolver::{
         attestation::{
             ProcError,
+            called_path::{CalledPaths, ThreadId},
             socket_files::{FileId, SocketFiles},
         },
         policy::{Endpoint, Policy, Tool, family_word},
@@ -72,6 +76,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Peers {
     files: SocketFiles,
+    called: CalledPaths,
     own: Vec<FileId>,
     netns_cookie: u64,
     known: HashMap<u64, Known>,
@@ -89,7 +94,7 @@ impl Peers {
         };
         let own = own.iter().map(identify).collect::<Result<_, _>>()?;
         let (known, order) = (HashMap::new(), VecDeque::new());
-        Ok(Self { files, own, netns_cookie, known, order })
+        Ok(Self { files, called: CalledPaths::new()?, own, netns_cookie, known, order })
     }
 
     /// The kernel side tells of a peer.
@@ -238,6 +243,33 @@ impl Peers {
 }
 
 impl Engine {
+    /// A hook asks where a path leads that a thread has called; it waits.
+    pub(super) fn on_path(&mut self, record: &PathRecord) {
+        let PathRecord { header: _, token, tgid, tid, path_length, _pad: _, path } = *record;
+        let path = bytes(&path, path_length);
+        let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
+        let thread = ThreadId { tgid, tid };
+        let (state, found) = match self.peers.called.look_at(thread, path) {
+            Ok(Some(found)) => (PathState::Socket, found),
+            Ok(None) => (PathState::Nothing, FileId::default()),
+            Err(error) => {
+                let path = path_text(Path::new(OsStr::from_bytes(path))).0;
+                tracing::debug!(%path, tgid, tid, %error, "a path can't be followed");
+                (PathState::Unknown, FileId::default())
+            }
+        };
+        self.answer_path(token, state, found);
+    }
+
+    /// Answers a hook that waits.
+    pub(super) fn answer_path(&mut self, token: u64, state: PathState, file: FileId) {
+        let FileId { inode, device } = file;
+        let found = FoundSocket { token, inode, device, state: state as u32 };
+        if let Err(error) = self.processes.found.insert(token, found, 0) {
+            tracing::warn!(%error, "where a path leads could not be written; the call is to be made again");
+        }
+    }
+
     /// Reads the kernel side's table of unix sockets, as not every record need have come.
     pub(super) fn read_peers(&mut self) {
         let peers = &mut self.peers;

@@ -114,7 +114,7 @@ pub fn checks(targets: &CheckTargets) -> Vec<Check> {
             ),
         },
         mounted_bpffs(bpffs),
-        planes::not_covered(&list),
+        planes::not_covered(&list, crate::kernel::btf::has_unix_hooks()),
         planes::lsm(&list),
         planes::ftrace(&list, version(&release), &fs::read_to_string(planes::FTRACE)),
         jit(&fs::read_to_string("/proc/sys/net/core/bpf_jit_enable")),

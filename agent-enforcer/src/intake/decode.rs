@@ -2,7 +2,7 @@
 //! version: nothing is believed before kind and size agree.
 
 use agent_enforcer_common::{
-    peer::{PeerRecord, UNIX_NAME_BYTES},
+    peer::{PathRecord, PeerRecord, UNIX_NAME_BYTES},
     record::{
         ARGUMENT_BYTES, CallRecord, ExecRecord, Guard, GuardRecord, Hook, ProcessRecord,
         RecordHeader, RecordKind,
@@ -35,6 +35,8 @@ pub enum Record {
     TableFull(ProcessRecord),
     /// See `RecordKind::Peer`.
     Peer(PeerRecord),
+    /// See `RecordKind::Path`.
+    Path(PathRecord),
     /// See `RecordKind::Guarded`.
     Guarded(GuardRecord, Guard),
 }
@@ -98,6 +100,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         RecordKind::Executed => Record::Executed(exec(bytes, &header)?),
         RecordKind::InstanceEnded => Record::InstanceEnded(whole(bytes, &header)?),
         RecordKind::Peer => Record::Peer(peer(bytes, &header)?),
+        RecordKind::Path => Record::Path(path(bytes, &header)?),
         RecordKind::Guarded => guarded(bytes, &header)?,
         RecordKind::TableFull => Record::TableFull(whole::<ProcessRecord>(bytes, &header)?),
     })
@@ -115,11 +118,21 @@ fn call(
 
 fn peer(bytes: &[u8], header: &RecordHeader) -> Result<PeerRecord, DecodeError> {
     let record: PeerRecord = whole(bytes, header)?;
-    let fits = |length: &u32| usize::try_from(*length).is_ok_and(|bytes| bytes <= UNIX_NAME_BYTES);
-    match [record.path_length, record.named.peer.length].into_iter().find(|length| !fits(length)) {
-        Some(length) => Err(DecodeError::Name(length)),
-        None => Ok(record),
-    }
+    fits(record.path_length)?;
+    fits(record.named.peer.length)?;
+    Ok(record)
+}
+
+fn path(bytes: &[u8], header: &RecordHeader) -> Result<PathRecord, DecodeError> {
+    let record: PathRecord = whole(bytes, header)?;
+    fits(record.path_length)?;
+    Ok(record)
+}
+
+/// Whether there is room for a name of this length.
+fn fits(length: u32) -> Result<(), DecodeError> {
+    let fits = usize::try_from(length).is_ok_and(|bytes| bytes <= UNIX_NAME_BYTES);
+    if fits { Ok(()) } else { Err(DecodeError::Name(length)) }
 }
 
 fn exec(bytes: &[u8], header: &RecordHeader) -> Result<ExecRecord, DecodeError> {
@@ -241,6 +254,20 @@ mod tests {
         assert!(matches!(record(0, u32::MAX), Err(DecodeError::Name(u32::MAX))));
         let kind = RecordKind::Peer as u32;
         assert!(matches!(decode(&process(kind, 96)), Err(DecodeError::Size { found: 96, .. })));
+    }
+
+    #[test]
+    fn reads_a_path_that_fits() {
+        let record = |length: u32| {
+            let mut bytes = vec![0; size_of::<PathRecord>()];
+            bytes[..4].copy_from_slice(&(RecordKind::Path as u32).to_ne_bytes());
+            bytes[4..8].copy_from_slice(&(size_of::<PathRecord>() as u32).to_ne_bytes());
+            let at = std::mem::offset_of!(PathRecord, path_length);
+            bytes[at..at + 4].copy_from_slice(&length.to_ne_bytes());
+            decode(&bytes)
+        };
+        assert!(matches!(record(108), Ok(Record::Path(path)) if path.path_length == 108));
+        assert!(matches!(record(113), Err(DecodeError::Name(113))));
     }
 
     proptest! {

@@ -49,6 +49,13 @@ pub fn offsets() -> Result<Offsets, BtfError> {
     offsets_from(Path::new(VMLINUX))
 }
 
+/// Whether the kernel has cgroup hooks for unix sockets. Where its types can't be read it has none: that
+/// is told for itself.
+pub fn has_unix_hooks() -> bool {
+    let length = |btf: Btf| field_offset(&btf, "bpf_sock_addr_kern", "uaddrlen");
+    open(Path::new(VMLINUX)).ok().and_then(length).is_some()
+}
+
 /// What the hooks of self-protection need of the running kernel.
 pub fn guard_offsets() -> Result<GuardOffsets, BtfError> {
     let btf = open(Path::new(VMLINUX))?;
@@ -57,8 +64,6 @@ pub fn guard_offsets() -> Result<GuardOffsets, BtfError> {
         proc_inode_pid: field("proc_inode", "pid")?,
         proc_inode_sysctl: field("proc_inode", "sysctl")?,
         proc_inode_vfs_inode: field("proc_inode", "vfs_inode")?,
-        pid_tasks: field("pid", "tasks")?,
-        task_pid_links: field("task_struct", "pid_links")?,
         dentry_d_parent: field("dentry", "d_parent")?,
         dentry_d_inode: field("dentry", "d_inode")?,
         dentry_d_sb: field("dentry", "d_sb")?,
@@ -180,6 +185,16 @@ fn offsets_from(path: &Path) -> Result<Offsets, BtfError> {
             (Ok(info), Ok(status)) => info + status,
             (Err(_), _) | (_, Err(_)) => 0,
         },
+        pid_tasks: field("pid", "tasks")?,
+        task_pid_links: field("task_struct", "pid_links")?,
+        sock_peer_pid: field("sock", "sk_peer_pid")?,
+        sock_node: field("sock_common", "skc_node")?,
+        net_unix_buckets: field("net", "unx")?
+            + field("netns_unix", "table")?
+            + field("unix_table", "buckets")?,
+        call_sk: field("bpf_sock_addr_kern", "sk")?,
+        call_address: field("bpf_sock_addr_kern", "uaddr")?,
+        call_address_length: field("bpf_sock_addr_kern", "uaddrlen").unwrap_or_default(),
     })
 }
 

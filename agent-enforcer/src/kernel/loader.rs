@@ -22,6 +22,7 @@ use super::{
     maps::Maps,
     pins::{Pins, PinsError},
     programs::{self, Placed},
+    unix_hooks::{self, UnixHook},
 };
 use crate::host::Plane;
 
@@ -81,6 +82,16 @@ pub enum LoadError {
         /// What the verifier or the attach point said.
         source: ProgramError,
     },
+    /// A program of a hook that aya does not know.
+    #[error("cannot {call} program `{name}`: {source}; see `agent-enforcer doctor`")]
+    Hook {
+        /// Its name.
+        name: &'static str,
+        /// What was tried.
+        call: &'static str,
+        /// What the verifier or the attach point said.
+        source: std::io::Error,
+    },
     /// A link can't be kept.
     #[error("link of program `{name}`: {source}")]
     Link {
@@ -132,6 +143,8 @@ pub struct Kernel {
     config: KernelConfig,
     /// Programs that this kernel has a place for.
     placed: Vec<Placed>,
+    /// Of the cgroup plane, where the kernel has the hooks: the LSM plane sees the sockets themselves.
+    unix_hooks: Vec<UnixHook>,
     pins: Pins,
     /// The daemon keeps its own references: a removed pin detaches nothing while it runs.
     links: Vec<PinnedLink>,
@@ -163,8 +176,13 @@ impl Kernel {
         }
         let mut ebpf = loader.load(OBJECT)?;
         let placed = programs::load(&mut ebpf, config.plane)?;
+        let unix_hooks = if config.plane == Plane::Cgroup && offsets.call_address_length != 0 {
+            unix_hooks::load(&ebpf, &pins, OBJECT)?
+        } else {
+            Vec::new()
+        };
         let maps = Maps::take(&mut ebpf)?;
-        Ok((Self { ebpf, config, placed, pins, links: Vec::new() }, maps))
+        Ok((Self { ebpf, config, placed, unix_hooks, pins, links: Vec::new() }, maps))
     }
 
     /// Whether an earlier daemon's programs are in force.
@@ -197,7 +215,8 @@ impl Kernel {
 
     /// Names of the programs that [`Self::attach`] puts in force.
     pub fn programs(&self) -> Vec<String> {
-        self.placed.iter().map(|placed| placed.name.to_owned()).collect()
+        let placed = self.placed.iter().map(|placed| placed.name);
+        placed.chain(self.unix_hooks.iter().map(|hook| hook.name)).map(str::to_owned).collect()
     }
 
     /// Puts every program in force. Links of an earlier daemon go one by one, each after its
@@ -213,10 +232,11 @@ impl Kernel {
         for placed in self.placed.iter().filter(|placed| stands(placed)) {
             let name = placed.name;
             let link = programs::attach(&mut self.ebpf, *placed, &cgroup)?;
-            let next = self.pins.next_link(name);
-            // Left by a daemon that died between pin and rename.
-            let _ = std::fs::remove_file(&next);
+            let next = self.next_link(name);
             links.push((name, link.pin(next).map_err(|source| LoadError::Pin { name, source })?));
+        }
+        for hook in &self.unix_hooks {
+            links.push((hook.name, hook.attach(&cgroup, &self.next_link(hook.name))?));
         }
         let mut in_force = Vec::with_capacity(links.len());
         for (name, link) in links {
@@ -228,6 +248,13 @@ impl Kernel {
         self.pins.remove_held()?;
         // Those of another plane, and `sock_ops` at the root.
         Ok(self.pins.keep_links(&in_force)?)
+    }
+
+    /// Where a link waits, free of what a daemon left that died between pin and rename.
+    fn next_link(&self, name: &str) -> PathBuf {
+        let next = self.pins.next_link(name);
+        let _ = std::fs::remove_file(&next);
+        next
     }
 
     /// Ends programs of another release, which judge beside these. Only once the agents' processes are in

@@ -8,7 +8,7 @@ use agent_enforcer_common::{
     id::{AgentId, ExecId, InstanceId, RequestId},
     names,
     park::ParkedCall,
-    peer::{NumberedPeer, UnixPeer},
+    peer::{FoundSocket, NumberedPeer, UnixPeer},
     process::{
         CgroupKey, CgroupPattern, ExecutableKey, Identity, InstanceState, SelectorDefaults,
         TermSet, UserKey,
@@ -83,6 +83,8 @@ pub struct ProcessMaps {
     pub parked: HashMap<MapData, u64, ParkedCall>,
     /// Unix sockets that were called. The kernel side's to write.
     pub peers: HashMap<MapData, UnixPeer, NumberedPeer>,
+    /// Where paths of unix sockets lead, by the number of the question.
+    pub found: HashMap<MapData, u64, FoundSocket>,
 }
 
 /// What the selector loader writes.
@@ -130,6 +132,7 @@ impl Maps {
                 sockets: take(ebpf, names::TAGS)?,
                 parked: take(ebpf, names::PARKED)?,
                 peers: take(ebpf, names::PEERS)?,
+                found: take(ebpf, names::FOUND)?,
             },
             selectors: SelectorMaps {
                 cgroups: take(ebpf, names::CGROUPS)?,

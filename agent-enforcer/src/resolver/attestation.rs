@@ -9,6 +9,7 @@
 pub mod adopt;
 pub mod attestor;
 pub mod broker;
+pub mod called_path;
 pub mod cgroups;
 pub mod digest;
 pub mod exec;

@@ -33,5 +33,6 @@ mod spiffe;
 mod stalls;
 mod tallies;
 mod tokens;
+mod unix;
 mod via;
 mod webhook;

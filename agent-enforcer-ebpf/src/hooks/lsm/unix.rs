@@ -5,10 +5,7 @@
 //! nothing is waited for in them: a caller that blocks is stopped at once.
 
 use agent_enforcer_common::{
-    destination::Destination,
-    peer::{NAMELESS_PEER, NumberedPeer, UNIX_NAME_WORDS, UNKNOWN_PEER, UnixPeer},
-    reason::Reason,
-    record::{Counter, Hook},
+    destination::Destination, peer::UNKNOWN_PEER, reason::Reason, record::Hook,
     tag::TAG_MUST_NOT_WAIT,
 };
 use aya_ebpf::{bindings::bpf_sock, cty::c_void, programs::LsmContext};
@@ -16,23 +13,22 @@ use aya_ebpf::{bindings::bpf_sock, cty::c_void, programs::LsmContext};
 use super::{Caller, LsmOutcome, deny_untracked, settle};
 use crate::{
     decide::Refusal,
-    hooks::{call, guard::files::is_closed_socket},
+    hooks::{
+        call,
+        peers::{CLOSED, number_of},
+    },
     kernel::{
         Address,
         file::socket_nonblocking,
-        sock::{AF_UNIX, Sock, UnixSock, sk_of},
+        sock::{AF_UNIX, Sock, sk_of},
     },
     maps::{
-        counters, peers,
         processes::{self, Standing},
-        state, tags,
+        tags,
     },
     report::{self, Case},
     stall::Patience,
 };
-
-/// With a number: no agent may reach this peer, whatever its grants and its mode.
-const CLOSED: u64 = 1 << 63;
 
 /// `(struct sock *sock, struct sock *other, struct sock *newsk)`
 #[inline(always)]
@@ -65,7 +61,7 @@ fn judge(own: Option<*mut bpf_sock>, other: Option<*mut bpf_sock>, hook: Hook) -
     if unsafe { tags::get(other) }.is_some_and(|tag| tag.instance == process.instance) {
         return LsmOutcome::Pass;
     }
-    let number = number_of(other as u64);
+    let number = number_of::<true>(other as u64);
     // SAFETY: the caller's own socket.
     let tag = unsafe { tags::get(own) };
     let in_haste = hook as u8 == Hook::UnixSend as u8
@@ -97,44 +93,4 @@ fn judge_peer(number: u64, netns_cookie: u64, caller: Caller, hook: Hook) -> Lsm
         return call::deny(&case, &Refusal::new(Reason::Internal), false).into();
     }
     settle(&mut case, Patience::Ask, caller)
-}
-
-/// The number of a peer, which the daemon is told of before it is asked about it. A function of its own: it needs most of the stack.
-#[inline(never)]
-fn number_of(other: u64) -> u64 {
-    let unix = UnixSock::new(Address::new(other));
-    let mut named = NumberedPeer {
-        peer: UnixPeer {
-            inode: 0,
-            netns_cookie: 0,
-            device: 0,
-            generation: 0,
-            length: 0,
-            _pad: 0,
-            name: [0; UNIX_NAME_WORDS],
-        },
-        number: 0,
-    };
-    match unix.name(&mut named.peer) {
-        Some(true) => {}
-        Some(false) => return NAMELESS_PEER,
-        None => {
-            counters::count(Counter::PeerUnnamed);
-            return UNKNOWN_PEER;
-        }
-    }
-    if let Some(number) = peers::number(&named.peer) {
-        return number;
-    }
-    named.number = state::next_id();
-    let told = report::peer(&named, |path| unix.path(path).unwrap_or_default());
-    // Never in the table, so that it is looked at every time.
-    if told && unix.dentry().is_some_and(is_closed_socket) {
-        return named.number | CLOSED;
-    }
-    if told && peers::name(&named) {
-        return named.number;
-    }
-    counters::count(Counter::PeerUnnamed);
-    UNKNOWN_PEER
 }

@@ -146,7 +146,9 @@ impl Engine {
             | Hook::LsmConnect
             | Hook::LsmSendmsg
             | Hook::UnixConnect
-            | Hook::UnixSend => {}
+            | Hook::UnixSend
+            | Hook::CgroupUnixConnect
+            | Hook::CgroupUnixSend => {}
         }
     }
 

@@ -11,11 +11,16 @@ const NOT_COVERED: &str = "bind, listen and accept (what is answered is judged);
     the process became an agent's or that are passed to it";
 /// What only the LSM plane sees.
 const NOT_COVERED_WITHOUT_LSM: &str = "sockets of families other than INET and INET6 (AF_PACKET \
-    and AF_VSOCK skip egress too); unix sockets, so local proxies and deputies behind them \
-    (container runtimes, systemd, D-Bus, ssh-agent); sockets inherited or passed (SCM_RIGHTS, \
+    and AF_VSOCK skip egress too); sockets inherited or passed (SCM_RIGHTS, \
     pidfd_getfd) already connected, until they send; ptrace of a process of the same user that is no agent's; \
     helpers that the kernel starts (core_pattern, modprobe, request-key); uid 0 without \
     capabilities acting against the daemon, its files and the kernel's settings";
+/// Where the cgroup plane has hooks for unix sockets (6.7).
+const UNIX_BY_NAME: &str = "unix sockets whose path an agent goes on changing during its calls, in a \
+    directory that it may write to: the kernel follows the path once more after it was judged";
+/// Where it has none.
+const UNIX_UNSEEN: &str = "unix sockets, so local proxies and deputies behind them (container \
+    runtimes, systemd, D-Bus, ssh-agent): Linux 6.7 or newer judges them";
 /// What no plane sees of it.
 const NOT_GUARDED: &str = "uid 0 without capabilities in the host's own file system: it owns what \
     root's other programs execute and read";
@@ -51,10 +56,11 @@ pub(super) fn lsm(list: &io::Result<String>) -> Check {
     Check::warn(NAME, found, &remedy)
 }
 
-/// What agents may get round.
-pub(super) fn not_covered(list: &io::Result<String>) -> Check {
-    let without_lsm = (!is_listed(list)).then_some(NOT_COVERED_WITHOUT_LSM);
-    let gaps: Vec<_> = [NOT_COVERED].into_iter().chain(without_lsm).chain([NOT_GUARDED]).collect();
+/// What agents may get round. `unix_hooks`: whether the kernel has cgroup hooks for unix sockets.
+pub(super) fn not_covered(list: &io::Result<String>, unix_hooks: bool) -> Check {
+    let unix = if unix_hooks { UNIX_BY_NAME } else { UNIX_UNSEEN };
+    let without_lsm: &[_] = if is_listed(list) { &[] } else { &[unix, NOT_COVERED_WITHOUT_LSM] };
+    let gaps = [&[NOT_COVERED], without_lsm, &[NOT_GUARDED]].concat();
     Check::warn(
         "not_covered",
         gaps.join("; "),
@@ -121,9 +127,12 @@ mod tests {
 
     #[test]
     fn tells_which_gaps_the_lsm_plane_closes() {
-        let gaps = |list: Text| not_covered(&list).found;
+        let gaps = |list: Text| not_covered(&list, true).found;
         assert!(gaps(Ok("yama".to_owned())).contains("ptrace"));
         assert!(!gaps(Ok("yama,bpf".to_owned())).contains("ptrace"));
         assert!(gaps(missing()).contains("ptrace"));
+        assert!(!gaps(Ok("yama,bpf".to_owned())).contains("follows the path"));
+        assert!(gaps(missing()).contains("follows the path"));
+        assert!(not_covered(&missing(), false).found.contains("Linux 6.7"));
     }
 }

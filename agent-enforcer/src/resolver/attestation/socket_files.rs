@@ -35,20 +35,20 @@ use super::{
 };
 
 /// Symlinks on the way to one socket (`MAXSYMLINKS` of the kernel).
-const LINK_LIMIT: usize = 40;
+pub(super) const LINK_LIMIT: usize = 40;
 /// Names on the way to one socket.
-const STEP_LIMIT: usize = 256;
+pub(super) const STEP_LIMIT: usize = 256;
 /// Tries of a look-up that a change elsewhere has disturbed.
-const TRIES: usize = 3;
+pub(super) const TRIES: usize = 3;
 /// Longest target of a symlink (`PATH_MAX`).
 const TARGET_BYTES: usize = 4096;
 /// Bits that let others than the owner write to a directory, sticky or not.
 const WRITABLE: u16 = 0o022;
 
-const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A file as the kernel side records it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileId {
     /// Inode number.
     pub inode: u64,
@@ -174,7 +174,7 @@ impl Place {
 }
 
 /// The names of a path, the last one first. `..` of a symlink's target is a name as well.
-fn steps(path: &Path) -> Vec<OsString> {
+pub(super) fn steps(path: &Path) -> Vec<OsString> {
     let name = |component: Component<'_>| match component {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some(OsString::from("..")),
@@ -206,7 +206,7 @@ fn present(result: rustix::io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-fn target(link: BorrowedFd<'_>) -> io::Result<OsString> {
+pub(super) fn target(link: BorrowedFd<'_>) -> io::Result<OsString> {
     let mut buffer = Vec::with_capacity(TARGET_BYTES);
     readlinkat_raw(link, c"", rustix::buffer::spare_capacity(&mut buffer))?;
     Ok(OsString::from_vec(buffer))
@@ -217,7 +217,7 @@ const fn is_roots(found: &Statx) -> bool {
 }
 
 /// A number with a major is a block device's, and `s_dev` everywhere.
-const fn is_local(found: &Statx) -> bool {
+pub(super) const fn is_local(found: &Statx) -> bool {
     found.stx_dev_major != 0
 }
 

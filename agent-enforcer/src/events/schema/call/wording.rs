@@ -91,6 +91,7 @@ const fn severity_of_denial(reason: Reason) -> Severity {
         | Reason::PendingLimit
         | Reason::RateLimited
         | Reason::ProtocolNotAllowed
+        | Reason::SocketUnnamed
         | Reason::MalformedPacket
         | Reason::ToolNotInManifest
         | Reason::PrincipalNotAllowed
@@ -164,5 +165,7 @@ pub(super) const fn hook_word(hook: Hook) -> &'static str {
         Hook::LsmSendmsg => "lsm_socket_sendmsg",
         Hook::UnixConnect => "unix_stream_connect",
         Hook::UnixSend => "unix_may_send",
+        Hook::CgroupUnixConnect => "connect_unix",
+        Hook::CgroupUnixSend => "sendmsg_unix",
     }
 }
