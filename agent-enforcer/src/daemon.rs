@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use agent_enforcer_common::config::{Limits, StateWord};
+use agent_enforcer_common::{
+    config::{Limits, StateWord},
+    id::{AgentId, ExecId},
+};
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -36,12 +39,14 @@ use crate::{
         pins::Pins,
     },
     resolver::{
+        approval::AnswerTable,
         attestation::{
             attestor::Attestor,
             broker::{BrokerConfig, SpiffeBroker},
             worker::{HashWorkers, WorkerLimits},
         },
-        grant::{GrantStore, Moment},
+        grant::{GrantStore, GrantTable, Moment},
+        inventory::Inventory,
         policy::Policy,
     },
     verdicts::Verdicts,
@@ -89,6 +94,47 @@ enum End {
     Intake(Box<Result<Result<Engine, IntakeError>, oneshot::error::RecvError>>),
 }
 
+/// What the state directory and the policy directory have.
+struct Kept {
+    store: Arc<GrantStore>,
+    policy: Policy,
+    agent_ids: Vec<(Arc<str>, AgentId)>,
+    grants: GrantTable,
+    answers: AnswerTable,
+    inventory: Inventory,
+}
+
+fn load(args: &RunArgs) -> Result<Kept> {
+    let store = Arc::new(GrantStore::open(&args.state_dir)?);
+    let now = Moment::now()?;
+    let grants = store.load(&now)?;
+    let answers = store.load_answers(&now)?;
+    let mut policy = Policy::load(&args.policy)?;
+    store.admit_manifests(&mut policy, &now)?;
+    let names: Vec<_> = policy.agents().iter().map(|agent| agent.name.as_ref()).collect();
+    store.agent_ids(names)?;
+    let agent_ids = store.known_agents()?;
+    let inventory = store.load_inventory()?;
+    Ok(Kept { store, policy, agent_ids, grants, answers, inventory })
+}
+
+/// Attaches the programs and begins. What was attached must not stay behind a daemon that could not
+/// begin.
+fn enforce(mut kernel: Kernel, parts: Parts) -> Result<(Kernel, Engine)> {
+    let takes_over = kernel.takes_over();
+    kernel.attach()?;
+    let engine = match Engine::start(parts) {
+        Ok(engine) => engine,
+        Err(error) if takes_over => return Err(error.into()),
+        Err(error) => {
+            kernel.withdraw()?;
+            return Err(error.into());
+        }
+    };
+    kernel.end_other_versions()?;
+    Ok((kernel, engine))
+}
+
 async fn serve(args: RunArgs) -> Result<()> {
     let cgroup_root = host::cgroup2_root(args.cgroup_root.as_deref())?;
     let cgroups = host::cgroup2_mount()?;
@@ -97,19 +143,10 @@ async fn serve(args: RunArgs) -> Result<()> {
     }
     let plane = args.plane.resolve()?;
     let sockets = Sockets::bind(&args.runtime_dir)?;
-    let store = Arc::new(GrantStore::open(&args.state_dir)?);
-    let now = Moment::now()?;
-    let grants = store.load(&now)?;
-    let answers = store.load_answers(&now)?;
+    let Kept { store, policy, agent_ids, grants, answers, inventory } = load(&args)?;
     let (changes_told, pending_changes) = watch::channel(0);
     let (questions, questions_asked) = mpsc::channel(webhook::QUEUE);
     let approvers = Arc::new(ApproverUsers::default());
-    let mut policy = Policy::load(&args.policy)?;
-    store.admit_manifests(&mut policy, &now)?;
-    let names: Vec<_> = policy.agents().iter().map(|agent| agent.name.as_ref()).collect();
-    store.agent_ids(names)?;
-    let agent_ids = store.known_agents()?;
-    let inventory = store.load_inventory()?;
     let (events, stage) = start_events(&args)?;
 
     let (mut kernel, maps) = Kernel::load(kernel_config(&args, plane, cgroup_root.clone()))?;
@@ -162,18 +199,8 @@ async fn serve(args: RunArgs) -> Result<()> {
         limits: pending_limits(&args)?,
         guarding,
     };
-    kernel.attach()?;
-    // What was attached must not stay behind a daemon that could not begin.
-    let engine = match Engine::start(parts) {
-        Ok(engine) => engine,
-        Err(error) if takes_over => return Err(error.into()),
-        Err(error) => {
-            kernel.withdraw()?;
-            return Err(error.into());
-        }
-    };
-    kernel.end_other_versions()?;
-    events.push(Event::Daemon(DaemonEvent::Started {
+    let (kernel, engine) = enforce(kernel, parts)?;
+    events.push(Event::from(DaemonEvent::Started {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation: engine.generation(),
         plane: plane.to_string(),
@@ -256,7 +283,7 @@ async fn finish(end: End, kernel: Kernel, inbox: &Inbox, events: &EventQueue) ->
         End::Signal(signal) => {
             tracing::info!(signal, "stopping; enforcement stays in force");
             inbox.send(Message::Stop)?;
-            events.push(Event::Daemon(DaemonEvent::Stopped));
+            events.push(Event::from(DaemonEvent::Stopped));
             Ok(())
         }
         End::Detach(DetachOrder { reason, done }) => {
@@ -268,7 +295,7 @@ async fn finish(end: End, kernel: Kernel, inbox: &Inbox, events: &EventQueue) ->
                 Err(error) => Err(crate::control::ControlError::Internal(error.to_string())),
             };
             if detached.is_ok() {
-                events.push(Event::Daemon(DaemonEvent::Detached { reason }));
+                events.push(Event::from(DaemonEvent::Detached { reason }));
             }
             // The client may have gone.
             let _ = done.send(answer);
@@ -343,7 +370,7 @@ fn start_events(args: &RunArgs) -> Result<(EventQueue, EventStage)> {
     Ok(start(config, Arc::new(SystemClock))?)
 }
 
-fn hash_workers(inbox: &Inbox) -> Result<HashWorkers<(agent_enforcer_common::id::ExecId, Sought)>> {
+fn hash_workers(inbox: &Inbox) -> Result<HashWorkers<(ExecId, Sought)>> {
     let inbox = inbox.clone();
     HashWorkers::start(WorkerLimits::default(), move |(exec, subject), result| {
         // At the end nobody waits for it.

@@ -56,7 +56,7 @@ use crate::{
         Explanation, GrantSpec, GrantView, PendingView, PolicyView, Status,
     },
     decision::Process,
-    events::{DaemonEvent, Event, EventQueue},
+    events::{DaemonEvent, EventQueue},
     host::Plane,
     intake::{DecodeError, Record},
     kernel::{
@@ -458,7 +458,7 @@ impl Engine {
     }
 
     fn tell(&self, event: DaemonEvent) {
-        self.events.push(Event::Daemon(event));
+        self.events.push(event.into());
     }
 
     /// A verdict that can't be written leaves its call undecided, which the kernel side denies in

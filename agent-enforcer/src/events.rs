@@ -45,7 +45,13 @@ pub enum Event {
     /// What an agent tried and is denied to every agent.
     Attempt(Box<Attempt>),
     /// Everything else.
-    Daemon(DaemonEvent),
+    Daemon(Box<DaemonEvent>),
+}
+
+impl From<DaemonEvent> for Event {
+    fn from(event: DaemonEvent) -> Self {
+        Self::Daemon(Box::new(event))
+    }
 }
 
 /// What happened beside calls.

@@ -97,7 +97,7 @@ impl Guard {
                 Err(error) => {
                     fails = true;
                     tracing::error!(%error, "guarded files are not looked up");
-                    events.push(Event::Daemon(DaemonEvent::Alarm {
+                    events.push(Event::from(DaemonEvent::Alarm {
                         what: format!("files of the daemon may be open to agents: {error}"),
                         remedy: "see the daemon's log".to_owned(),
                     }));

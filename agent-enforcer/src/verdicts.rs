@@ -247,9 +247,9 @@ impl Verdicts {
         let mut gone: HashSet<AgentId> =
             self.maps.profiles.keys().collect::<Result<_, _>>().map_err(failed("read"))?;
         self.profiles = agents.map(|(id, agent)| (id, profile(policy, agent))).collect();
-        for (id, profile) in &self.profiles {
-            gone.remove(id);
-            Self::write_profile(&mut self.maps, *id, profile, &self.asked)?;
+        for (&id, &profile) in &self.profiles {
+            gone.remove(&id);
+            Self::write_profile(&mut self.maps, id, profile, &self.asked)?;
         }
         for id in gone {
             self.maps.profiles.remove(&id).map_err(failed("write"))?;
@@ -261,11 +261,11 @@ impl Verdicts {
     fn write_profile(
         maps: &mut VerdictMaps,
         id: AgentId,
-        profile: &AgentProfile,
+        profile: AgentProfile,
         asked: &BTreeSet<AgentId>,
     ) -> Result<(), VerdictError> {
         let left = if asked.contains(&id) { !PROFILE_DENY_ON_MISS } else { !0 };
-        let profile = AgentProfile { flags: profile.flags & left, ..*profile };
+        let profile = AgentProfile { flags: profile.flags & left, ..profile };
         let failed = |source| VerdictError { what: "write", map: names::PROFILES, source };
         maps.profiles.insert(id, profile, 0).map_err(failed)
     }
@@ -275,7 +275,7 @@ impl Verdicts {
     fn ask_about(&mut self, asked: &BTreeSet<AgentId>) -> Result<(), VerdictError> {
         for id in self.asked.symmetric_difference(asked) {
             if let Some(profile) = self.profiles.get(id) {
-                Self::write_profile(&mut self.maps, *id, profile, asked)?;
+                Self::write_profile(&mut self.maps, *id, *profile, asked)?;
             }
         }
         self.asked.clone_from(asked);

@@ -173,7 +173,7 @@ fn record_inventory(
                 Err(error) => {
                     is_failing = true;
                     tracing::error!(%error, "the inventory is not stored");
-                    events.push(Event::Daemon(DaemonEvent::Alarm {
+                    events.push(Event::from(DaemonEvent::Alarm {
                         what: format!("the inventory is not stored: {error}"),
                         remedy: "make room on the disk of the state directory".to_owned(),
                     }));

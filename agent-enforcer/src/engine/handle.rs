@@ -93,7 +93,7 @@ impl EngineHandle {
             if let GrantStoreError::Replayed(jti) = &error {
                 let refusal = TokenRefusal::Replayed(jti.clone());
                 let refused = TokenRefused::from(&refusal);
-                self.events.push(Event::Daemon(DaemonEvent::GrantRefused(Box::new(refused))));
+                self.events.push(Event::from(DaemonEvent::GrantRefused(Box::new(refused))));
             }
             stored(&error)
         })?;
@@ -209,7 +209,7 @@ impl Desk for EngineHandle {
     }
 
     fn failed(&self, facts: WebhookFacts) {
-        self.events.push(Event::Daemon(DaemonEvent::WebhookFailed(Box::new(facts))));
+        self.events.push(Event::from(DaemonEvent::WebhookFailed(Box::new(facts))));
     }
 }
 

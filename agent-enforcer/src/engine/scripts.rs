@@ -182,9 +182,8 @@ impl Engine {
                 tracing::info!(pid = process.pid, %error, why = why.word(), "a script is not verified");
                 self.conclude_unverified(&facts, process, why)
             }
-            (Sought::Executable, Ok(Found::Script(_)))
-            | (Sought::Path, Ok(Found::Hashed(_)))
-            | (Sought::Script { .. }, Ok(Found::Script(_))) => {
+            (Sought::Executable | Sought::Script { .. }, Ok(Found::Script(_)))
+            | (Sought::Path, Ok(Found::Hashed(_))) => {
                 tracing::error!(pid = process.pid, "a worker answered another question");
                 return;
             }

@@ -234,19 +234,25 @@ impl Engine {
             lost: [0; LOST.len()],
             ended: HashMap::new(),
         };
-        let tgid = std::process::id();
-        engine.verdicts.set(StateWord::DaemonTgid, tgid.into())?;
-        engine.processes.processes.mark(tgid);
-        let slot = engine.verdicts.word(StateWord::SelectorSlot)?;
-        engine.selectors.resume(u32::try_from(slot).unwrap_or_default());
-        engine.read_peers();
-        engine.lost = engine.lost_records();
-        engine.note_ended_grants();
-        engine.load_policy()?;
-        engine.adopt()?;
-        engine.end_missing_instances();
-        // Calls that were made while no daemon ran.
-        engine.tell_counted();
+        engine.begin()?;
         Ok(engine)
+    }
+
+    /// Takes up what is in force and what runs.
+    fn begin(&mut self) -> Result<(), EngineError> {
+        let tgid = std::process::id();
+        self.verdicts.set(StateWord::DaemonTgid, tgid.into())?;
+        self.processes.processes.mark(tgid);
+        let slot = self.verdicts.word(StateWord::SelectorSlot)?;
+        self.selectors.resume(u32::try_from(slot).unwrap_or_default());
+        self.read_peers();
+        self.lost = self.lost_records();
+        self.note_ended_grants();
+        self.load_policy()?;
+        self.adopt()?;
+        self.end_missing_instances();
+        // Calls that were made while no daemon ran.
+        self.tell_counted();
+        Ok(())
     }
 }

@@ -72,7 +72,7 @@ impl EventQueue {
                 (Queued::Attempt(attempt), EventClass::Guarded, 1, self.places)
             }
             Event::Daemon(event) => {
-                let stamped = StampedEvent { time_ns: self.clock.boot_ns(), event };
+                let stamped = StampedEvent { time_ns: self.clock.boot_ns(), event: *event };
                 let places = self.places.saturating_add(DAEMON_RESERVE);
                 (Queued::Daemon(Box::new(stamped)), EventClass::Daemon, 1, places)
             }
@@ -144,7 +144,7 @@ mod tests {
         for _ in 0..10 {
             queue.push(Event::Call(Box::new(call())));
         }
-        queue.push(Event::Daemon(DaemonEvent::Stopped));
+        queue.push(Event::from(DaemonEvent::Stopped));
         let last = receiver.try_iter().last().unwrap();
         assert!(matches!(last, Queued::Daemon(_)));
     }
@@ -153,7 +153,7 @@ mod tests {
     fn counts_as_lost_what_is_pushed_after_the_stage_ended() {
         let (queue, receiver) = queue(2);
         drop(receiver);
-        queue.push(Event::Daemon(DaemonEvent::Stopped));
+        queue.push(Event::from(DaemonEvent::Stopped));
         assert_eq!(queue.counters.lost_queue.take().collect::<Vec<_>>(), [(EventClass::Daemon, 1)]);
         assert_eq!(queue.counters.queued.load(Relaxed), 0);
     }

@@ -101,7 +101,7 @@ impl Stage {
     fn dial(&mut self, to: u8, argv: &[&str]) -> (Reply, u64) {
         let ticket = self.begin(to, argv);
         let reply = self.agent.finish(ticket);
-        let pid = reply.data.parse().unwrap_or_else(|_| panic!("{argv:?}: {reply:?}"));
+        let pid = reply.data.parse().expect("the number of a process");
         (reply, pid)
     }
 

@@ -67,9 +67,9 @@ fn everything_pushed_before_shutdown_is_in_the_file_in_order() {
     let (queue, stage) = run(EventsConfig::new(&path));
     assert!(stage.is_running());
     queue.push(call_to(1));
-    queue.push(Event::Daemon(DaemonEvent::Detached { reason: "test".to_owned() }));
+    queue.push(Event::from(DaemonEvent::Detached { reason: "test".to_owned() }));
     queue.push(call_to(2));
-    queue.push(Event::Daemon(DaemonEvent::Stopped));
+    queue.push(Event::from(DaemonEvent::Stopped));
     stage.shutdown(LIMIT).unwrap();
     let events = lines(&path);
     assert_eq!(words(&events), ["grant_expired", "detached", "grant_expired", "stopped"]);
@@ -143,7 +143,7 @@ fn lost_kernel_records_add_up_in_one_event() {
     let (queue, stage) = run(EventsConfig::new(&path));
     for count in [1, 10, 100] {
         let kind = LostRecords::Denied;
-        queue.push(Event::Daemon(DaemonEvent::RecordsLost { kind, count }));
+        queue.push(Event::from(DaemonEvent::RecordsLost { kind, count }));
     }
     stage.shutdown(LIMIT).unwrap();
     let events = lines(&path);

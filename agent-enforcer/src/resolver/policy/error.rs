@@ -29,7 +29,7 @@ pub struct PolicyErrors(Vec<PolicyError>);
 #[error("{place}: {problem}")]
 pub struct PolicyError {
     place: Place,
-    problem: Problem,
+    problem: Box<Problem>,
 }
 
 /// What is wrong, and what to do about it.
@@ -512,8 +512,8 @@ impl fmt::Display for Overlap {
 }
 
 impl PolicyError {
-    pub(super) const fn new(place: Place, problem: Problem) -> Self {
-        Self { place, problem }
+    pub(super) fn new(place: Place, problem: Problem) -> Self {
+        Self { place, problem: Box::new(problem) }
     }
 
     /// Where it is.
@@ -522,7 +522,7 @@ impl PolicyError {
     }
 
     /// What it is.
-    pub const fn problem(&self) -> &Problem {
+    pub fn problem(&self) -> &Problem {
         &self.problem
     }
 }

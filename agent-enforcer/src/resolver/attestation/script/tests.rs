@@ -107,7 +107,8 @@ fn process_that_has_left_is_noticed() {
 
 #[test]
 fn whatever_was_changed_since_is_noticed() {
-    let changes: [(&str, &str, fn(&Stage)); 4] = [
+    type Change = (&'static str, &'static str, fn(&Stage));
+    let changes: [Change; 4] = [
         ("bin/x", "written", |stage| fs::write(stage.path("bin/x"), "x").unwrap()),
         ("bin/x", "renamed", |stage| stage.rename("other/x", "bin/x")),
         ("bin/x", "directory", |stage| {
