@@ -94,6 +94,14 @@ enum End {
     Intake(Box<Result<Result<Engine, IntakeError>, oneshot::error::RecvError>>),
 }
 
+fn started(engine: &Engine, plane: host::Plane) -> DaemonEvent {
+    DaemonEvent::Started {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        generation: engine.generation(),
+        plane: plane.to_string(),
+    }
+}
+
 /// What the state directory and the policy directory have.
 struct Kept {
     store: Arc<GrantStore>,
@@ -200,18 +208,13 @@ async fn serve(args: RunArgs) -> Result<()> {
         guarding,
     };
     let (kernel, engine) = enforce(kernel, parts)?;
-    events.push(Event::from(DaemonEvent::Started {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        generation: engine.generation(),
-        plane: plane.to_string(),
-    }));
+    events.push(started(&engine, plane).into());
     let (ended, intake_ended) = oneshot::channel();
     let ring = maps.ring;
     let intake = thread::Builder::new().name("intake".to_owned()).spawn(move || {
         // Nobody is left to tell when the receiver is gone.
         let _ = ended.send(intake::run(ring, engine, &mailbox));
     })?;
-
     let (detach, mut detach_orders) = mpsc::channel(1);
     let control = EngineHandle::new(
         inbox.clone(),
