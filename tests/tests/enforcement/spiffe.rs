@@ -90,6 +90,12 @@ impl Stage {
         wait_until(reason, SOON, || self.host.explain(agent.pid(), &to)["reason"] == reason);
     }
 
+    /// As [`Self::allows`], once what was denied before is forgotten.
+    fn comes_to_allow(&self, agent: &mut Probe, name: &str) {
+        self.becomes(agent, "allowed_standing");
+        wait_until("an allowed call", SOON, || agent.connect(name, self.host.at(10)).is_ok());
+    }
+
     fn allows(&self, agent: &mut Probe, name: &str) {
         assert!(agent.connect(name, self.host.at(10)).is_ok(), "{}", self.host.daemon.log());
     }
@@ -101,8 +107,7 @@ fn agent_is_who_the_broker_says() {
     let mut agent = stage.host.agent("strict");
     stage.refuses(&mut agent, "spiffe_unavailable");
     stage.broker().register(agent.pid(), ID, HOUR);
-    stage.becomes(&agent, "allowed_standing");
-    stage.allows(&mut agent, "a");
+    stage.comes_to_allow(&mut agent, "a");
     assert!(agent.echoes("a"));
     let explained = stage.host.explain(agent.pid(), &stage.host.at(10).to_string());
     assert!(explained["steps"].to_string().contains(&format!("attested as {ID}")), "{explained}");
@@ -137,8 +142,7 @@ fn identity_is_renewed_and_ends_with_what_vouches_for_it() {
     let stage = Stage::new();
     let mut agent = stage.host.agent("strict");
     stage.broker().register(agent.pid(), ID, Duration::from_secs(3));
-    stage.becomes(&agent, "allowed_standing");
-    stage.allows(&mut agent, "a");
+    stage.comes_to_allow(&mut agent, "a");
     let before = stage.broker().asked().len();
     wait_until("renewals", SOON, || stage.broker().asked().len() >= before + 3);
     assert!(agent.echoes("a"), "a flow outlives what vouched for it first");
@@ -150,8 +154,7 @@ fn identity_is_renewed_and_ends_with_what_vouches_for_it() {
     assert!(!cut.is_ok(), "{cut:?}");
     stage.refuses(&mut agent, "spiffe_unavailable");
     stage.broker().register(agent.pid(), ID, HOUR);
-    stage.becomes(&agent, "allowed_standing");
-    stage.allows(&mut agent, "c");
+    stage.comes_to_allow(&mut agent, "c");
 }
 
 #[test]
@@ -159,8 +162,7 @@ fn broker_that_is_down_is_told_and_asked_again() {
     let mut stage = Stage::new();
     let mut known = stage.host.agent("strict");
     stage.broker().register(known.pid(), ID, HOUR);
-    stage.becomes(&known, "allowed_standing");
-    stage.allows(&mut known, "a");
+    stage.comes_to_allow(&mut known, "a");
     let status = stage.host.cli(&["status"]);
     assert!(status["spiffe_broker"].as_str().unwrap().ends_with("/broker.sock"), "{status}");
     stage.broker = None;
@@ -172,8 +174,7 @@ fn broker_that_is_down_is_told_and_asked_again() {
     assert!(problems.contains("the SPIFFE broker can't be reached"), "{problems}");
     stage.start_broker();
     stage.broker().register(agent.pid(), ID, HOUR);
-    stage.becomes(&agent, "allowed_standing");
-    stage.allows(&mut agent, "a");
+    stage.comes_to_allow(&mut agent, "a");
     let problems = stage.host.cli(&["status"])["problems"].to_string();
     assert!(!problems.contains("SPIFFE"), "{problems}");
 }
