@@ -8,6 +8,8 @@
 //! caller can't forge the answers: the destination is the kernel's canonical copy, agent, instance and
 //! executable are the kernel's tag, tools and grants are the operator's, and so are the clocks.
 
+mod explain;
+
 use std::time::SystemTime;
 
 use agent_enforcer_common::{
@@ -23,9 +25,8 @@ use super::{
 };
 use crate::{
     control::ExplainStep,
-    decision::{Process, grant_name},
+    decision::Process,
     resolver::grant::{Grant, GrantMatch, GrantState, GrantTable, TokenOrigin, token::Action},
-    signing::KeyId,
 };
 
 /// What becomes of a call.
@@ -412,160 +413,4 @@ impl Findings<'_> {
             }
         }
     }
-
-    fn steps(&self, question: &Question<'_>, destination: &str) -> Vec<ExplainStep> {
-        let Question { agent, now_ns, .. } = *question;
-        let mut steps = vec![manifest_step(agent)];
-        let tool = match self {
-            Self::NoManifest(_) => return steps,
-            Self::NoTool => {
-                let found = format!("{destination} belongs to no tool of the policy");
-                steps.push(step("tool", found, false));
-                return steps;
-            }
-            Self::NotApproved(tool)
-            | Self::NotInManifest(tool)
-            | Self::NotItsSoftware(tool, _)
-            | Self::NotVia(tool)
-            | Self::Forbidden(tool, _)
-            | Self::Failed(tool, _)
-            | Self::Standing(tool)
-            | Self::Permitted(tool, _)
-            | Self::Grants(tool, _) => tool,
-        };
-        let approves = !matches!(self, Self::NotApproved(_));
-        let verb = if approves { "has" } else { "does not have" };
-        steps.extend([
-            step("tool", format!("{destination} belongs to tool `{}`", tool.name), true),
-            step(
-                "approved",
-                format!("agent `{}` {verb} tool `{}` approved", agent.name, tool.name),
-                approves,
-            ),
-        ]);
-        if matches!(self, Self::NotInManifest(_)) {
-            let found = format!("the manifest does not name tool `{}`", tool.name);
-            steps.push(step("manifest", found, false));
-        } else if approves {
-            steps.extend(software_step(tool, question.image));
-        }
-        match self {
-            Self::NoManifest(_)
-            | Self::NoTool
-            | Self::NotApproved(_)
-            | Self::NotInManifest(_)
-            | Self::NotItsSoftware(..)
-            | Self::NotVia(_) => {}
-            Self::Forbidden(_, policies) => {
-                steps.push(step("policy", format!("{} forbid it", listed(policies)), false));
-            }
-            Self::Failed(_, policies) => {
-                let found = format!("{} can't be evaluated", listed(policies));
-                steps.push(step("policy", found, false));
-            }
-            Self::Standing(tool) => {
-                let found = format!("tool `{}` is standing: it needs no grant", tool.name);
-                steps.push(step("grant", found, true));
-            }
-            Self::Permitted(tool, Permit { policies, grant, .. }) => {
-                steps.push(step("policy", format!("{} permit it", listed(policies)), true));
-                let found = grant.map(|grant| GrantMatch::Best(grant, GrantState::Live));
-                steps.extend(found.map(|found| grant_step(tool, found, now_ns)));
-            }
-            Self::Grants(tool, found) => steps.push(grant_step(tool, *found, now_ns)),
-        }
-        steps
-    }
-}
-
-/// Policies by their ids.
-fn listed(policies: &[PolicyName]) -> String {
-    let names: Vec<_> = policies.iter().map(|name| format!("`{name}`")).collect();
-    format!("policies {}", names.join(", "))
-}
-
-/// What the agent's manifest is, and whether it counts.
-fn manifest_step(agent: &Agent) -> ExplainStep {
-    let Some(manifest) = &agent.manifest else {
-        let found = format!("the policy demands no manifest of agent `{}`", agent.name);
-        return step("manifest", found, true);
-    };
-    let what = match manifest.document() {
-        Some(document) => format!(
-            "manifest of {}, version {}, until {}",
-            manifest.agent_id(),
-            document.version,
-            document.valid_until
-        ),
-        None => format!("manifest of {}", manifest.agent_id()),
-    };
-    let signers = manifest.signers().iter().map(KeyId::as_str).collect::<Vec<_>>().join(", ");
-    match manifest.standing() {
-        Ok(()) => step("manifest", format!("{what}, signed by {signers}, counts"), true),
-        Err(reason) => step("manifest", format!("{what}: {}", reason.word()), false),
-    }
-}
-
-/// Whether this executable may use the tool; nothing where any of the agent's software may.
-fn software_step(tool: &Tool, image: ImageOperand<'_>) -> Option<ExplainStep> {
-    let named = image.via.contains(&tool.id);
-    let via = || tool.via.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if !tool.via.is_empty() {
-        let verb = if named { "is" } else { "is not" };
-        let found = format!("the executable {verb} one of those of `{}`: {}", tool.name, via());
-        return Some(step("software", found, named));
-    }
-    let reason = image.outside?;
-    let found = format!("the executable is none of the agent's own: {}", reason.word());
-    Some(step("software", found, false))
-}
-
-fn grant_step(tool: &Tool, found: GrantMatch<'_>, now_ns: u64) -> ExplainStep {
-    match found {
-        GrantMatch::None => {
-            step("grant", format!("there is no grant for tool `{}`", tool.name), false)
-        }
-        GrantMatch::Best(grant, state) => {
-            let found = format!(
-                "grant {} for `{}` on behalf of {} is {}{}",
-                grant_name(grant.id),
-                tool.name,
-                grant.principal,
-                state.word(),
-                detail(grant, state, now_ns)
-            );
-            step("grant", found, state == GrantState::Live)
-        }
-    }
-}
-
-/// What a person wants to know of a grant in this state.
-fn detail(grant: &Grant, state: GrantState, now_ns: u64) -> String {
-    let seconds = |until_ns: u64| {
-        let whole = until_ns.saturating_sub(now_ns).div_ceil(1_000_000_000);
-        humantime::format_duration(std::time::Duration::from_secs(whole)).to_string()
-    };
-    match state {
-        GrantState::Live => format!(" for another {}", seconds(grant.expires_ns)),
-        GrantState::NotYetValid => format!(": it begins in {}", seconds(grant.not_before_ns)),
-        GrantState::UsedUp => format!(": all {} uses are spent", grant.uses),
-        GrantState::Expired => String::new(),
-        GrantState::ParentEnded => ": what it was derived from has ended".to_owned(),
-        GrantState::ManifestChanged => {
-            ": it was issued for another manifest than the agent has".to_owned()
-        }
-        GrantState::IssuerNotTrusted => {
-            let issuer = grant.origin.as_ref().map_or("", |origin| &origin.issuer);
-            format!(": the policy does not trust {issuer} with it")
-        }
-        GrantState::Unsigned => ": the agent may have signed grants only".to_owned(),
-        GrantState::BeyondPrincipal => ": nobody may use the tool on behalf of this one".to_owned(),
-        GrantState::Revoked => {
-            grant.revoked.as_ref().map(|why| format!(": {}", why.reason)).unwrap_or_default()
-        }
-    }
-}
-
-fn step(question: &str, found: String, holds: bool) -> ExplainStep {
-    ExplainStep { question: question.to_owned(), found, holds }
 }
