@@ -61,6 +61,7 @@ pub(crate) fn write(view: &mut ExecView, task: Task, arguments: Option<Arguments
 
 /// How much was copied: all or nothing.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "no more than there is room for")]
 fn copy(text: &mut [u8; ARGUMENT_BYTES], from: u64, bytes: u64) -> u32 {
     const ROOM: u64 = ARGUMENT_BYTES as u64;
     // VERIFIER: the bound must be that of the register which the helper gets.

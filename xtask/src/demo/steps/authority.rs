@@ -120,7 +120,7 @@ pub(super) fn approval_is_given_while_an_event_loop_ticks(
     stage.control(&["approve", &question, "--for", "5m"])?;
     let done = finish(program)?.last_line().to_owned();
     let event = show_call_event(stage, mark, &[("outcome", "allowed"), ("tool", "production")])?;
-    let approver = event.pointer("/approval/approver").and_then(Value::as_str).unwrap_or("nobody");
+    let approver = text(&event, "approver");
     report.end(
         "approval_while_event_loop_ticks",
         "it ticks 100 times and more without a pause of 250 ms, then HTTP 200, approved by alice@example.com",
@@ -229,11 +229,13 @@ pub(super) fn explain_shows_each_operand(stage: &Stage, report: &mut Report) -> 
     let (yes, no) = (said(true), said(false));
     report.end(
         "explain_shows_operands",
-        "yes: agent, manifest, tool, approved, software; no: grant",
+        "yes: manifest, tool, approved, software, grant; no: delegation",
         format!("yes: {yes}; no: {no}"),
         Agreement(
-            ["manifest", "tool", "approved", "software"].iter().all(|name| yes.contains(name))
-                && no == "grant",
+            ["manifest", "tool", "approved", "software", "grant"]
+                .iter()
+                .all(|name| yes.contains(name))
+                && no == "delegation",
         ),
     );
     Ok(())

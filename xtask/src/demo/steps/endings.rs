@@ -68,19 +68,20 @@ pub(super) fn events_tell_the_story(stage: &Stage, report: &mut Report) -> Resul
         println!("   | {}", summary(call));
     }
     let named = |call: &&Value, keys: &[&str]| keys.iter().all(|key| text(call, key) != "-");
-    let count = |outcome: &str, keys: &[&str]| {
-        let of_outcome = calls.iter().filter(|call| text(call, "outcome") == outcome);
+    let count = |key: &str, value: &str, keys: &[&str]| {
+        let of_outcome = calls.iter().filter(|call| text(call, key) == value);
         let all = of_outcome.clone().count();
         (all, of_outcome.filter(|call| named(call, keys)).count())
     };
-    let (denied, denied_named) = count("denied", &["agent", "instance", "destination", "reason"]);
+    let (denied, denied_named) =
+        count("outcome", "denied", &["agent", "instance", "destination", "reason"]);
     let keys = ["agent", "instance", "principal", "grant", "tool", "destination", "reason"];
-    let (allowed, allowed_named) = count("allowed", &keys);
+    let (allowed, allowed_named) = count("reason", "allowed_grant", &keys);
     report.end(
         "events_name_everything",
-        "every denial names agent, instance, destination and reason; every allowed call also \
+        "every denial names agent, instance, destination and reason; every granted call also \
          principal, grant and tool",
-        format!("{denied_named} of {denied} denials, {allowed_named} of {allowed} allowed calls"),
+        format!("{denied_named} of {denied} denials, {allowed_named} of {allowed} granted calls"),
         Agreement(denied > 0 && allowed > 0 && denied == denied_named && allowed == allowed_named),
     );
     Ok(())

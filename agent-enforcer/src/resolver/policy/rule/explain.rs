@@ -132,10 +132,8 @@ fn grant_steps(question: &Question<'_>, tool: &Tool, found: GrantMatch<'_>) -> V
     let name = grant_name(grant.id);
     let principal = &grant.principal;
     // These two say no below, in a step of their own.
-    let own = match state {
-        GrantState::ParentEnded | GrantState::BeyondPrincipal => GrantState::Live,
-        other => other,
-    };
+    let elsewhere = matches!(state, GrantState::ParentEnded | GrantState::BeyondPrincipal);
+    let own = if elsewhere { GrantState::Live } else { state };
     let found = format!(
         "grant {name} for `{}` on behalf of {principal} is {}{}",
         tool.name,
