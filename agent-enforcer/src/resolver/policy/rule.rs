@@ -270,11 +270,12 @@ impl<'a> Question<'a> {
         match (agreed, refused) {
             (Some(permit), _) => Findings::Permitted(tool, permit),
             (None, Some(refused)) => refused,
-            (None, None) => match self.best_grant(tool) {
+            (None, None) => {
+                let found = self.best_grant(tool);
                 // Nothing permits it under a live grant either.
-                GrantMatch::Best(_, GrantState::Live) => Findings::Grants(tool, GrantMatch::None),
-                found => Findings::Grants(tool, found),
-            },
+                let live = matches!(found, GrantMatch::Best(_, GrantState::Live));
+                Findings::Grants(tool, if live { GrantMatch::None } else { found })
+            }
         }
     }
 
